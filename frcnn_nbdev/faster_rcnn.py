@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'ImageTransform', 'check_targets', 'FasterRCNN']
 
-# %% ../nbs/14_faster_rcnn.ipynb #e83a7ded
+# %% ../nbs/14_faster_rcnn.ipynb #d3ca94a5
 from collections import OrderedDict
 from pathlib import Path
 
@@ -29,10 +29,10 @@ from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from .roi_pool import MultiScaleRoIAlign
 from .rpn import RegionProposalNetwork, RPNHead
 
-# %% ../nbs/14_faster_rcnn.ipynb #698ca4f1
+# %% ../nbs/14_faster_rcnn.ipynb #212a172b
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# %% ../nbs/14_faster_rcnn.ipynb #80b6bff3
+# %% ../nbs/14_faster_rcnn.ipynb #b8fbb9dc
 class ImageList:
     "Images of different sizes in one padded tensor, with the size of each before padding."
     def __init__(
@@ -45,17 +45,18 @@ class ImageList:
     def to(self, device: torch.device | str) -> "ImageList":
         return ImageList(self.tensors.to(device), self.image_sizes)
 
-# %% ../nbs/14_faster_rcnn.ipynb #cf91ab68
+# %% ../nbs/14_faster_rcnn.ipynb #dbc9b711
 def scale_boxes(
     boxes: Tensor,                # (R, 4) xyxy, pixels of an image of size `old`
     old: tuple[int, int],         # (height, width)
     new: tuple[int, int],         # (height, width)
 ) -> Tensor:                      # (R, 4) xyxy, pixels of the image of size `new`
     "Boxes of an image that was resized."
-    y, x = new[0] / old[0], new[1] / old[1]
-    return boxes * boxes.new_tensor((x, y, x, y))
+    # The ratio is rounded to float32 as torchvision rounds it, also when the boxes are float64.
+    y, x = (torch.tensor(new, dtype=torch.float32) / torch.tensor(old, dtype=torch.float32)).to(boxes).unbind()
+    return boxes * torch.stack((x, y, x, y))
 
-# %% ../nbs/14_faster_rcnn.ipynb #e40c09c2
+# %% ../nbs/14_faster_rcnn.ipynb #09e9994c
 class ImageTransform(nn.Module):
     """Normalise, resize and pad the images; scale the targets, and the detections back.
 
@@ -142,7 +143,7 @@ class ImageTransform(nn.Module):
         return [{**d, "boxes": scale_boxes(d["boxes"], new, old)}
                 for d, new, old in zip(detections, image_sizes, original_sizes)]
 
-# %% ../nbs/14_faster_rcnn.ipynb #855309b6
+# %% ../nbs/14_faster_rcnn.ipynb #6b378637
 def check_targets(
     targets: list[dict[str, Tensor]] | None,
     num_images: int,
@@ -176,7 +177,7 @@ def check_targets(
             raise ValueError(f"target {i}: label {j} is {int(labels[j])}; classes are 1 … "
                              f"{'' if num_classes is None else num_classes - 1} and 0 is background")
 
-# %% ../nbs/14_faster_rcnn.ipynb #1680a32c
+# %% ../nbs/14_faster_rcnn.ipynb #9115a746
 class FasterRCNN(nn.Module):
     """Faster R-CNN (Ren et al. 2015): torchvision's arguments, targets, losses, detections and weights.
 
