@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['CLASSES', 'PLACEMENT', 'TISSUES', 'VERSION', 'expected_size', 'Exam', 'draw_exam', 'Structure', 'to_image', 'oval',
            'long_bone', 'place_structure', 'structure_mask', 'mask_box', 'Sector', 'place_sector', 'beam_grid',
-           'scan_grid', 'Tissue', 'Scene', 'texture_noise', 'paint', 'ribbon', 'draw_mother', 'draw_womb',
-           'draw_distractors', 'draw_head', 'draw_abdomen', 'draw_limb', 'draw_neighbours', 'draw_scene', 'reflection',
-           'transmission', 'beam_blur', 'echoes', 'add_artefacts', 'compress', 'add_overlay', 'PhantomImage', 'render',
-           'phantom_exam', 'phantom_image', 'plan_exams', 'write_exam', 'read_phantom', 'write_phantom', 'write_plan',
-           'write_tables']
+           'scan_grid', 'Tissue', 'Scene', 'texture_noise', 'paint', 'ribbon', 'wave', 'arc_band', 'draw_mother',
+           'draw_womb', 'draw_crowd', 'draw_distractors', 'draw_head', 'draw_abdomen', 'draw_limb', 'draw_neighbours',
+           'draw_scene', 'reflection', 'transmission', 'beam_blur', 'echoes', 'decay_kernel', 'add_artefacts',
+           'compress', 'add_overlay', 'PhantomImage', 'render', 'phantom_exam', 'phantom_image', 'plan_exams',
+           'write_exam', 'read_phantom', 'write_phantom', 'write_plan', 'write_tables']
 
-# %% ../nbs/03_phantom.ipynb #93d9779f
+# %% ../nbs/03_phantom.ipynb #51d5b3a0
 import json
 import math
 import os
@@ -25,10 +25,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-# %% ../nbs/03_phantom.ipynb #63d453bc
+# %% ../nbs/03_phantom.ipynb #673ac45d
 CLASSES = ("AC", "FL", "HC", "HUM")
 
-# %% ../nbs/03_phantom.ipynb #7beceb27
+# %% ../nbs/03_phantom.ipynb #407f509f
 def expected_size(
     classname: str,   # one of CLASSES
     ga_weeks: float,  # gestational age, weeks after the last menstrual period
@@ -46,7 +46,7 @@ def expected_size(
         return (-b + math.sqrt(b * b + 4 * c * (t - a))) / (2 * c)
     raise ValueError(f"unknown class {classname!r}: use one of {', '.join(CLASSES)}")
 
-# %% ../nbs/03_phantom.ipynb #d20df5e6
+# %% ../nbs/03_phantom.ipynb #2f11b77e
 class Exam(NamedTuple):
     "What all images of one exam share."
     ga_weeks: float       # gestational age
@@ -71,7 +71,7 @@ class Exam(NamedTuple):
     red: bool             # the annotator's colour: red, else green
     overlay: int          # 0 nothing, 1 grey bar, 2 grey bar and blanked text boxes
 
-# %% ../nbs/03_phantom.ipynb #617d2f5c
+# %% ../nbs/03_phantom.ipynb #f5c1877a
 def draw_exam(
     rng: np.random.Generator,        # source of randomness
     ga_weeks: float | None = None,   # gestational age; None draws one
@@ -84,14 +84,14 @@ def draw_exam(
     return Exam(
         ga_weeks=t, growth=math.exp(rng.normal(0, 0.04)), pixel_size=expected_size("HC", t) / head_px,
         probe_radius=rng.uniform(45, 62), half_angle=math.radians(rng.uniform(30, 38)),
-        zoomed=bool(rng.random() < 0.45), axial=rng.uniform(1.0, 1.6), lateral=rng.uniform(1.5, 2.5),
-        focus=rng.uniform(0.3, 0.7), dynamic_range=rng.uniform(40, 60), gain=rng.normal(-3, 3.5),
-        gamma=rng.uniform(0.9, 1.5), smoothing=rng.uniform(0.2, 0.8), clutter=rng.uniform(-34, -22),
-        noise=rng.uniform(-62, -36), specular=rng.uniform(2.5, 5), fluid=rng.beta(1.5, 1.5),
+        zoomed=bool(rng.random() < 0.45), axial=rng.uniform(0.5, 1.0), lateral=rng.uniform(1.2, 2.3),
+        focus=rng.uniform(0.3, 0.7), dynamic_range=rng.uniform(42, 60), gain=rng.normal(-5, 3),
+        gamma=rng.uniform(1.1, 1.9), smoothing=rng.uniform(0.3, 0.9), clutter=rng.uniform(-34, -22),
+        noise=rng.uniform(-66, -42), specular=rng.uniform(2.5, 5), fluid=rng.beta(1.5, 1.5),
         placenta=rng.uniform(0, 2 * math.pi), texture=rng.uniform(4, 8),
         red=bool(rng.random() < 0.5), overlay=int(rng.choice(3, p=[0.45, 0.25, 0.3])))
 
-# %% ../nbs/03_phantom.ipynb #d51ff628
+# %% ../nbs/03_phantom.ipynb #7a2217ff
 class Structure(NamedTuple):
     "The annotated structure in the picture."
     classname: str
@@ -104,7 +104,7 @@ class Structure(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference or shaft length
 
-# %% ../nbs/03_phantom.ipynb #303a66f9
+# %% ../nbs/03_phantom.ipynb #e183114c
 def to_image(
     points: np.ndarray,  # (N, 2) along and across the long axis, pixels
     centre: np.ndarray,  # (2,) x, y of the origin
@@ -114,7 +114,7 @@ def to_image(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]]) + centre
 
-# %% ../nbs/03_phantom.ipynb #7d591294
+# %% ../nbs/03_phantom.ipynb #54118278
 def oval(
     length: float,             # pixels
     width: float,              # pixels
@@ -130,7 +130,7 @@ def oval(
             radius += bumps / k * rng.normal() * np.cos(k * t + rng.uniform(0, 2 * np.pi))
     return np.stack([np.cos(t) * radius * length / 2, np.sin(t) * radius * width / 2], 1)
 
-# %% ../nbs/03_phantom.ipynb #3297ebc2
+# %% ../nbs/03_phantom.ipynb #809a51a5
 def long_bone(
     classname: str,            # "FL" or "HUM"
     length: float,             # pixels
@@ -149,7 +149,7 @@ def long_bone(
     x, y = u * length / 2, bow * (1 - u * u) - bow / 2
     return np.concatenate([np.stack([x, y - half], 1), np.stack([x, y + half], 1)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #b8d8d92d
+# %% ../nbs/03_phantom.ipynb #2cc63b69
 PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees), zoom relative to the head
     "AC": (0.500, 0.508, 0.026, 0.065, 22, 1.02),
     "FL": (0.504, 0.363, 0.022, 0.075, 14, 1.05),
@@ -157,7 +157,7 @@ PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees),
     "HUM": (0.512, 0.352, 0.022, 0.070, 12, 1.17),
 }
 
-# %% ../nbs/03_phantom.ipynb #6da731b7
+# %% ../nbs/03_phantom.ipynb #446c3529
 def place_structure(
     classname: str,            # one of CLASSES
     exam: Exam,
@@ -188,7 +188,7 @@ def place_structure(
     centre = np.clip((np.array([fx, fy]) + spread) * (width, height), half + 4, np.array([width, height]) - half - 5)
     return Structure(classname, outline + centre, centre, angle, length, across, flip, pixel_size, size_mm)
 
-# %% ../nbs/03_phantom.ipynb #1fea4595
+# %% ../nbs/03_phantom.ipynb #712e33e3
 def structure_mask(
     structure: Structure,
     size: tuple[int, int],  # (height, width)
@@ -198,7 +198,7 @@ def structure_mask(
     cv2.fillPoly(mask, [np.round(structure.outline).astype(np.int32)], 255)
     return mask
 
-# %% ../nbs/03_phantom.ipynb #b12f5f9d
+# %% ../nbs/03_phantom.ipynb #79ef65a4
 def mask_box(
     mask: np.ndarray,  # (H, W), zero outside the structure
 ) -> tuple[int, int, int, int]:
@@ -206,7 +206,7 @@ def mask_box(
     x, y, w, h = cv2.boundingRect(mask)
     return x, y, x + w, y + h
 
-# %% ../nbs/03_phantom.ipynb #c41e06cf
+# %% ../nbs/03_phantom.ipynb #be2f2735
 class Sector(NamedTuple):
     "A convex probe's field of view in the picture; pixels and radians."
     apex_x: float
@@ -216,7 +216,7 @@ class Sector(NamedTuple):
     half_angle: float
     surface: float     # radius of the probe's surface
 
-# %% ../nbs/03_phantom.ipynb #9e27070d
+# %% ../nbs/03_phantom.ipynb #321d3aa9
 def place_sector(
     exam: Exam,
     structure: Structure,
@@ -240,7 +240,7 @@ def place_sector(
     near = max(surface, (surface - top) * math.cos(half_angle) - 4) if exam.zoomed else surface
     return Sector(apex_x, top - surface, near, far, half_angle, surface)
 
-# %% ../nbs/03_phantom.ipynb #9ec77f02
+# %% ../nbs/03_phantom.ipynb #f4041283
 def beam_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -250,7 +250,7 @@ def beam_grid(
     a = np.linspace(-sector.half_angle, sector.half_angle, shape[1], dtype=np.float32)[None]
     return sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)
 
-# %% ../nbs/03_phantom.ipynb #99300ec3
+# %% ../nbs/03_phantom.ipynb #3227effe
 def scan_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -265,32 +265,32 @@ def scan_grid(
     depth = (r - np.float32(sector.near)) * np.float32((shape[0] - 1) / (sector.far - sector.near))
     return beam, depth
 
-# %% ../nbs/03_phantom.ipynb #2c383811
+# %% ../nbs/03_phantom.ipynb #8cb7c6bf
 class Tissue(NamedTuple):
     level: float      # dB, backscatter relative to bone
     texture: float    # dB, how much the level varies from place to place
     impedance: float  # MRayl
     loss: float       # dB per mm, there and back
 
-# %% ../nbs/03_phantom.ipynb #05a55ce8
+# %% ../nbs/03_phantom.ipynb #ca8a59b7
 TISSUES = {
-    "fluid": Tissue(-62, 1.5, 1.50, 0.02),
-    "skin": Tissue(-15, 2, 1.62, 0.4),
-    "fat": Tissue(-26, 3, 1.40, 0.35),
-    "muscle": Tissue(-24, 4, 1.68, 0.45),
-    "uterus": Tissue(-24, 4, 1.64, 0.40),
-    "placenta": Tissue(-20, 2.5, 1.60, 0.32),
-    "limb": Tissue(-24, 4, 1.62, 0.30),
-    "liver": Tissue(-22, 3.5, 1.63, 0.30),
-    "brain": Tissue(-27, 6, 1.57, 0.22),
-    "choroid": Tissue(-16, 3, 1.62, 0.30),
-    "cartilage": Tissue(-34, 2, 1.63, 0.30),
-    "membrane": Tissue(-16, 3, 1.75, 0.30),
-    "skull": Tissue(-10, 2, 3.2, 3.0),
-    "bone": Tissue(-5, 2, 3.8, 9.0),
+    "fluid": Tissue(-62, 1.5, 1.50, 0.03),
+    "skin": Tissue(-19, 2, 1.62, 0.30),
+    "fat": Tissue(-27, 3, 1.42, 0.25),
+    "muscle": Tissue(-27, 4, 1.66, 0.30),
+    "uterus": Tissue(-25, 4, 1.64, 0.28),
+    "placenta": Tissue(-21, 2.5, 1.60, 0.22),
+    "limb": Tissue(-27, 4, 1.62, 0.22),
+    "liver": Tissue(-26, 3, 1.63, 0.22),
+    "brain": Tissue(-37, 5, 1.57, 0.15),
+    "choroid": Tissue(-20, 3, 1.60, 0.22),
+    "cartilage": Tissue(-38, 2, 1.62, 0.22),
+    "membrane": Tissue(-20, 4, 1.72, 0.25),
+    "skull": Tissue(-15, 3, 3.2, 2.2),
+    "bone": Tissue(-7, 2, 3.8, 5.5),
 }
 
-# %% ../nbs/03_phantom.ipynb #3635d79a
+# %% ../nbs/03_phantom.ipynb #f55401ed
 class Scene(NamedTuple):
     "Maps of tissue properties, all (H, W) float32."
     level: np.ndarray
@@ -298,7 +298,7 @@ class Scene(NamedTuple):
     loss: np.ndarray
     noise: np.ndarray       # unit-variance texture that tissues share
 
-# %% ../nbs/03_phantom.ipynb #3c01255e
+# %% ../nbs/03_phantom.ipynb #3f5a863a
 def texture_noise(
     rng: np.random.Generator,
     size: tuple[int, int],   # (height, width)
@@ -306,13 +306,13 @@ def texture_noise(
 ) -> np.ndarray:             # (height, width) float32, about zero mean and unit variance
     "Smooth noise: coarse random numbers enlarged, with a finer octave on top."
     total = np.zeros(size, np.float32)
-    for scale, weight in ((4.0, 0.6), (1.0, 0.9), (0.5, 0.5)):
-        coarse = (max(2, round(size[0] / (grain * scale))), max(2, round(size[1] / (grain * scale * 1.6))))
+    for scale, weight in ((5.0, 0.8), (1.0, 0.7), (0.4, 0.5)):
+        coarse = (max(2, round(size[0] / (grain * scale))), max(2, round(size[1] / (grain * scale * 2.2))))
         field = rng.standard_normal(coarse, np.float32)
         total += np.float32(weight * 1.35) * cv2.resize(field, size[::-1], interpolation=cv2.INTER_CUBIC)
     return total
 
-# %% ../nbs/03_phantom.ipynb #c4d6a772
+# %% ../nbs/03_phantom.ipynb #bf37fd70
 def paint(
     scene: Scene,
     polygon: np.ndarray,  # (N, 2) x, y
@@ -334,7 +334,7 @@ def paint(
     scene.impedance[region][where] = t.impedance
     scene.loss[region][where] = t.loss
 
-# %% ../nbs/03_phantom.ipynb #d94431f3
+# %% ../nbs/03_phantom.ipynb #4c0a1372
 def ribbon(
     line: np.ndarray,                 # (N, 2) x, y of the middle
     width: "float | np.ndarray",      # pixels; one number or one per point
@@ -345,7 +345,28 @@ def ribbon(
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(line),))[:, None]
     return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #d2d1c3d8
+# %% ../nbs/03_phantom.ipynb #760a10eb
+def wave(
+    rng: np.random.Generator,
+    n: int,                # points
+    height: float,         # standard deviation
+) -> np.ndarray:           # (n,)
+    "A smooth random curve."
+    u = np.linspace(0, 1, n)
+    return sum(height * rng.normal() / k * np.sin(k * np.pi * u + rng.uniform(0, 6.3)) for k in (1, 2, 3, 5))
+
+# %% ../nbs/03_phantom.ipynb #9984ecf5
+def arc_band(
+    sector: Sector,
+    top: np.ndarray,      # (n,) radius per angle, pixels
+    bottom: np.ndarray,   # (n,)
+) -> np.ndarray:          # (2n, 2) polygon
+    "The region between two depths, across the whole sector."
+    angle = np.linspace(-sector.half_angle - 0.1, sector.half_angle + 0.1, len(top))
+    r, a = np.concatenate([top, bottom[::-1]]), np.concatenate([angle, angle[::-1]])
+    return np.stack([sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)], 1)
+
+# %% ../nbs/03_phantom.ipynb #f86e6a35
 def draw_mother(
     exam: Exam,
     sector: Sector,
@@ -359,20 +380,18 @@ def draw_mother(
     t = TISSUES["uterus"]
     scene.level[:] = t.level + t.texture * scene.noise
     scene.impedance[:], scene.loss[:] = t.impedance, t.loss
-    angle = np.linspace(-sector.half_angle - 0.1, sector.half_angle + 0.1, 40)
-    depth = np.zeros_like(angle)
     wall = rng.uniform(8, 26) / structure.pixel_size  # thickness of the abdominal wall
-    for tissue, share in (("skin", 0.1), ("fat", 0.35), ("membrane", 0.03), ("muscle", 0.35), ("membrane", 0.03)):
-        wave = rng.normal(0, 0.1) * np.sin(angle * rng.uniform(3, 9) + rng.uniform(0, 6))
-        below = depth + np.maximum(share * wall * (1 + rng.normal(0, 0.25) + wave), 1.2)
-        r = np.concatenate([sector.surface + depth, (sector.surface + below)[::-1]])
-        a = np.concatenate([angle, angle[::-1]])
-        ring = np.stack([sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)], 1)
-        paint(scene, ring, tissue, rng.normal(0, 2))
-        depth = below
+    below = rng.uniform(15, 45, 5) / structure.pixel_size / wall  # layers of uterus and pelvis
+    names = ["skin", "fat", "membrane", "muscle", "membrane", *rng.choice(["uterus", "muscle", "placenta", "fat"], 5)]
+    depth = np.zeros(40)
+    for name, share in zip(names, [0.1, 0.35, 0.03, 0.35, 0.03, *below], strict=True):
+        thickness = share * wall * (1 + rng.normal(0, 0.25) + wave(rng, 40, 0.25))
+        bottom = depth + np.maximum(thickness, 1.2)
+        paint(scene, arc_band(sector, sector.surface + depth, sector.surface + bottom), name, rng.normal(0, 2))
+        depth = bottom
     return scene
 
-# %% ../nbs/03_phantom.ipynb #b49d775e
+# %% ../nbs/03_phantom.ipynb #efb823b3
 def draw_womb(
     scene: Scene,
     exam: Exam,
@@ -380,11 +399,9 @@ def draw_womb(
     rng: np.random.Generator,
 ) -> None:
     "Placenta, uterine wall and a pocket of amniotic fluid around the structure."
-    reach = max(structure.length, structure.width * 1.1) * (0.62 + 0.45 * exam.fluid)
-    if structure.classname in ("FL", "HUM"):
-        reach = structure.length * (0.7 + 0.6 * exam.fluid)
-    centre = structure.centre + rng.normal(0, 0.16, 2) * reach
-    pocket = oval(2 * reach * rng.uniform(1.0, 1.5), 2 * reach * rng.uniform(0.75, 1.1), rng, 0.12)
+    reach = structure.length * (0.42 + 0.55 * exam.fluid) * (1.15 if structure.width < 0.3 * structure.length else 1)
+    centre = structure.centre + rng.normal(0, 0.25, 2) * reach
+    pocket = oval(2 * reach * rng.uniform(1.0, 1.7), 2 * reach * rng.uniform(0.7, 1.2), rng, 0.16)
     tilt = rng.normal(0, 0.3)
     if rng.random() < 0.7:
         side = np.array([math.cos(exam.placenta), math.sin(exam.placenta)])
@@ -392,9 +409,28 @@ def draw_womb(
                         exam.placenta + np.pi / 2)
         paint(scene, disc, "placenta", rng.normal(0, 1.5))
     paint(scene, to_image(pocket * (1 + 3.5 / reach), centre, tilt), "membrane", -4)
-    paint(scene, to_image(pocket, centre, tilt), "fluid", rng.uniform(-4, 8))
+    paint(scene, to_image(pocket, centre, tilt), "fluid", rng.uniform(-4, 14))
 
-# %% ../nbs/03_phantom.ipynb #0434fd9b
+# %% ../nbs/03_phantom.ipynb #4ef0196b
+def draw_crowd(
+    scene: Scene,
+    structure: Structure,
+    rng: np.random.Generator,
+) -> None:
+    "Soft parts of the fetus that lie against the structure, cut at no standard plane."
+    base = max(structure.length, 100.0)
+    for _ in range(rng.integers(0, 4)):
+        away = rng.uniform(0, 2 * np.pi)
+        spot = structure.centre + base * rng.uniform(0.6, 1.0) * np.array([math.cos(away), 0.8 * math.sin(away)])
+        part = to_image(oval(base * rng.uniform(0.5, 1.1), base * rng.uniform(0.3, 0.6), rng, 0.15), spot,
+                        rng.uniform(0, np.pi))
+        paint(scene, spot + (part - spot) * 1.04, "skin", rng.normal(-3, 2))
+        paint(scene, part, str(rng.choice(["limb", "liver", "placenta"])), rng.normal(-2, 3))
+        for _ in range(rng.integers(0, 3)):  # organs without a name
+            paint(scene, to_image(oval(*base * rng.uniform(0.05, 0.15, 2), rng, 0.1),
+                                  spot + rng.normal(0, 0.1, 2) * base, 0), "limb", rng.uniform(-12, 8))
+
+# %% ../nbs/03_phantom.ipynb #4b8b993d
 def draw_distractors(
     scene: Scene,
     structure: Structure,
@@ -422,7 +458,7 @@ def draw_distractors(
                             * base * rng.uniform(0.12, 0.28), centre, rng.normal(0, 0.5))
             paint(scene, ribbon(line, rng.uniform(1.5, 3)), "bone", rng.uniform(-12, -4))
 
-# %% ../nbs/03_phantom.ipynb #86e2b57f
+# %% ../nbs/03_phantom.ipynb #2e33ad4e
 def draw_head(
     scene: Scene,
     exam: Exam,
@@ -433,10 +469,14 @@ def draw_head(
     s, centre, angle = structure, structure.centre, structure.angle
     at = lambda points: to_image(np.asarray(points, float) * (s.length * s.flip, s.length), centre, angle)  # noqa: E731
     thick = np.clip(1.6 / s.pixel_size, 3, 6) * rng.uniform(0.8, 1.2)
-    inner = centre + (s.outline - centre) * (1 - 2 * thick / s.length)
+    turn = np.linspace(0, 2 * np.pi, len(s.outline))[:, None]
+    local = thick * (1 + 0.25 * np.sin(2 * turn + rng.uniform(0, 6)) + 0.15 * np.sin(5 * turn + rng.uniform(0, 6)))
+    inner = centre + (s.outline - centre) * (1 - 2 * local / s.length)
     paint(scene, s.outline, "skull", rng.normal(0, 2))
-    paint(scene, inner, "fluid", 12)
-    paint(scene, centre + (inner - centre) * 0.97, "brain", rng.normal(0, 1.5))
+    for k in rng.integers(0, len(s.outline), rng.integers(1, 5)):  # sutures
+        paint(scene, centre + (s.outline[k] - centre) * 0.98 + oval(7, 7, n=12), "muscle")
+    paint(scene, inner, "fluid", 14)
+    paint(scene, centre + (inner - centre) * 0.97, "brain", rng.normal(0, 2))
     half = s.width / s.length / 2
     for side in (-1, 1):  # lateral ventricle with choroid plexus, sylvian fissure
         if rng.random() < 0.8:
@@ -451,15 +491,15 @@ def draw_head(
     while start < 0.42:  # the falx, broken where the plane leaves it
         stop = start + rng.uniform(0.08, 0.4)
         x = np.linspace(start, min(stop, 0.44), 10)
-        wave = 0.006 * np.sin(9 * x + rng.uniform(0, 6))
-        paint(scene, ribbon(at(np.stack([x, wave], 1)), rng.uniform(1.2, 2.4)), "membrane", rng.uniform(-3, 5))
+        y = 0.006 * np.sin(9 * x + rng.uniform(0, 6))
+        paint(scene, ribbon(at(np.stack([x, y], 1)), rng.uniform(1.2, 2.4)), "membrane", rng.uniform(-3, 5))
         start = stop + rng.uniform(0.01, 0.12)
     if rng.random() < 0.75:
         box = np.array([[-0.27, -0.028], [-0.16, -0.024], [-0.16, 0.024], [-0.27, 0.028]])
         paint(scene, at(box * (1, 1.5)), "membrane", 2)
         paint(scene, at(box), "fluid", 8)
 
-# %% ../nbs/03_phantom.ipynb #b9a7e0e7
+# %% ../nbs/03_phantom.ipynb #227c150a
 def draw_abdomen(
     scene: Scene,
     exam: Exam,
@@ -494,7 +534,7 @@ def draw_abdomen(
             rib = np.stack([-0.42 * np.cos(a), side * 0.42 * np.sin(a)], 1)
             paint(scene, ribbon(at(rib), 0.022 * d), "skull", rng.uniform(-6, 2))
 
-# %% ../nbs/03_phantom.ipynb #c5cbff22
+# %% ../nbs/03_phantom.ipynb #786f50f2
 def draw_limb(
     scene: Scene,
     exam: Exam,
@@ -506,11 +546,12 @@ def draw_limb(
     femur = s.classname == "FL"
     at = lambda points: to_image(np.asarray(points, float) * (s.length * s.flip, s.length), s.centre, s.angle)  # noqa: E731
     girth = rng.uniform(0.42, 0.62) if femur else rng.uniform(0.32, 0.46)
-    x = np.linspace(-0.85, 0.85, 24)
-    axis = np.stack([x, 0.05 * x + rng.normal(0, 0.02) + 0.06 * x * x], 1)
+    x = np.linspace(-0.8, 0.95, 28)
+    axis = np.stack([x, rng.normal(0, 0.03) + rng.normal(0, 0.1) * x + rng.normal(0, 0.08) * x * x], 1)
     draw_neighbours(scene, structure, rng, at)
-    flesh = girth * (1 + (0.35 if femur else 0.15) * x) * s.length
-    paint(scene, ribbon(at(axis), flesh + 4), "skin", -6)
+    cap = np.sqrt(np.clip(1 - np.abs(np.linspace(-1, 1, len(x))) ** 6, 0, None))
+    flesh = girth * (1 + (0.35 if femur else 0.15) * x + wave(rng, len(x), 0.05)) * cap * s.length
+    paint(scene, ribbon(at(axis), flesh + 3), "skin", -3)
     paint(scene, ribbon(at(axis), flesh), "limb", rng.normal(0, 2))
     for _ in range(rng.integers(3, 8)):  # fascia between the muscles
         u = np.linspace(*np.sort(rng.uniform(-0.6, 0.6, 2)), 8)
@@ -521,7 +562,7 @@ def draw_limb(
         paint(scene, at(oval(0.14, wide, rng, 0.05) + (end * 0.55, 0)), "cartilage")
     paint(scene, s.outline, "bone", rng.normal(0, 2.5))
 
-# %% ../nbs/03_phantom.ipynb #cc5ec94e
+# %% ../nbs/03_phantom.ipynb #18be5722
 def draw_neighbours(
     scene: Scene,
     structure: Structure,
@@ -548,7 +589,7 @@ def draw_neighbours(
         line = np.stack([np.linspace(0.66, 0.84, 8), np.linspace(0.05, 0.25, 8)], 1)
         paint(scene, ribbon(at(line), 3), "bone", -6)
 
-# %% ../nbs/03_phantom.ipynb #e85a647d
+# %% ../nbs/03_phantom.ipynb #bb7ee2b9
 def draw_scene(
     exam: Exam,
     structure: Structure,
@@ -559,12 +600,13 @@ def draw_scene(
     "Tissue maps of the whole picture."
     scene = draw_mother(exam, sector, structure, rng, size)
     draw_womb(scene, exam, structure, rng)
+    draw_crowd(scene, structure, rng)
     draw_distractors(scene, structure, rng)
     draw = {"AC": draw_abdomen, "HC": draw_head, "FL": draw_limb, "HUM": draw_limb}[structure.classname]
     draw(scene, exam, structure, rng)
     return scene
 
-# %% ../nbs/03_phantom.ipynb #0f0589ff
+# %% ../nbs/03_phantom.ipynb #4da79d3d
 def reflection(
     impedance: np.ndarray,  # (depth, beams) MRayl
     aspect: float,          # distance between beams divided by distance between depth samples
@@ -577,7 +619,7 @@ def reflection(
     facing = along * along / (along * along + across * across + 1e-8)
     return np.abs(along) / z * facing ** np.float32(sharpness / 2)
 
-# %% ../nbs/03_phantom.ipynb #f72ca8a8
+# %% ../nbs/03_phantom.ipynb #a3887e89
 def transmission(
     loss: np.ndarray,          # (depth, beams) dB per sample
     rng: np.random.Generator,
@@ -590,10 +632,10 @@ def transmission(
     wobble = cv2.resize(knots[:, None], (1, n), interpolation=cv2.INTER_CUBIC)
     contact = cv2.resize(rng.normal(0, 1.6, (1, 9)).astype(np.float32), (loss.shape[1], 1),
                          interpolation=cv2.INTER_CUBIC)
-    gain = 0.9 * tgc + wobble + contact - lost
-    return np.exp(np.clip(gain, -60, 14) * np.float32(math.log(10) / 20))
+    gain = 0.85 * tgc + wobble + contact - lost
+    return np.exp(np.clip(gain, -60, 9) * np.float32(math.log(10) / 20))
 
-# %% ../nbs/03_phantom.ipynb #9c5708d7
+# %% ../nbs/03_phantom.ipynb #bd99502f
 def beam_blur(
     field: np.ndarray,       # (depth, beams, 2) real and imaginary part
     axial: float,            # samples, standard deviation of the pulse
@@ -612,7 +654,7 @@ def beam_blur(
         out = blurred * weight if out is None else out + blurred * weight
     return out
 
-# %% ../nbs/03_phantom.ipynb #c33787e1
+# %% ../nbs/03_phantom.ipynb #ec133c34
 def echoes(
     scene: Scene,
     sector: Sector,
@@ -639,7 +681,16 @@ def echoes(
     field = beam_blur(field, exam.axial / sample, lateral / beam)
     return add_artefacts(cv2.magnitude(field[..., 0], field[..., 1]), exam, depth, rng)
 
-# %% ../nbs/03_phantom.ipynb #b0331b98
+# %% ../nbs/03_phantom.ipynb #ff105839
+def decay_kernel(
+    length: int,     # samples after which the echo has died away
+) -> np.ndarray:     # (2·length + 1, 1) float32: an exponential that only looks up, for cv2.filter2D
+    "Kernel that smears an echo downwards."
+    kernel = np.zeros((2 * length + 1, 1), np.float32)
+    kernel[:length, 0] = np.exp(-3 * np.arange(length, 0, -1) / length)
+    return kernel
+
+# %% ../nbs/03_phantom.ipynb #41ffb0ea
 def add_artefacts(
     envelope: np.ndarray,        # (depth, beams)
     exam: Exam,
@@ -653,14 +704,16 @@ def add_artefacts(
     lobes = cv2.GaussianBlur(small, (0, 0), sigmaX=8, sigmaY=1.5)
     lobes = cv2.resize(lobes, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
     envelope = envelope + db(exam.clutter + 12) * lobes
+    ring = cv2.filter2D(small, -1, decay_kernel(int(rng.uniform(6, 16))))  # ringing below bright echoes
+    envelope += db(rng.uniform(-30, -18)) * cv2.resize(ring, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
     shift = int(n * rng.uniform(0.05, 0.15))
-    envelope[shift:] += db(rng.uniform(-34, -22)) * envelope[:-shift]
+    envelope[shift:] += db(rng.uniform(-42, -30)) * cv2.GaussianBlur(envelope[:-shift], (0, 0), 2)
     haze = db(rng.uniform(-42, -28)) * np.exp(-depth.astype(np.float32) / rng.uniform(0.1, 0.3))
     hiss = db(exam.noise + 14 * (depth.astype(np.float32) - 1))
     grain = np.sqrt(cv2.blur(rng.exponential(1, envelope.shape).astype(np.float32), (3, 3)))
     return envelope + (haze + hiss)[:, None] * grain
 
-# %% ../nbs/03_phantom.ipynb #ed4bae53
+# %% ../nbs/03_phantom.ipynb #fdbc13a4
 def compress(
     envelope: np.ndarray,  # (depth, beams) amplitude
     exam: Exam,
@@ -668,10 +721,10 @@ def compress(
     "Logarithm, dynamic range, grey map, speckle filter."
     db = np.log(envelope + 1e-6) * np.float32(20 / math.log(10)) + np.float32(exam.gain)
     grey = np.clip(db / np.float32(exam.dynamic_range) + 1, 0, 1) ** np.float32(exam.gamma)
-    grey = cv2.addWeighted(grey, 1 - exam.smoothing, cv2.GaussianBlur(grey, (0, 0), 1.2), exam.smoothing, 0)
+    grey = cv2.addWeighted(grey, 1 - exam.smoothing, cv2.GaussianBlur(grey, (0, 0), sigmaX=1.4, sigmaY=0.7), exam.smoothing, 0)
     return grey * 255
 
-# %% ../nbs/03_phantom.ipynb #4636465a
+# %% ../nbs/03_phantom.ipynb #5767614a
 def add_overlay(
     image: np.ndarray,         # (H, W) uint8, changed in place
     box: tuple[int, int, int, int],
@@ -689,7 +742,7 @@ def add_overlay(
             if x >= box[2] or y >= box[3] or y + h <= box[1]:
                 image[y:y + h, x:x + w] = 0
 
-# %% ../nbs/03_phantom.ipynb #c3c6fe90
+# %% ../nbs/03_phantom.ipynb #7e6574e2
 class PhantomImage(NamedTuple):
     "One synthetic picture and everything that is known about it."
     image: np.ndarray     # (H, W) uint8
@@ -701,7 +754,7 @@ class PhantomImage(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference (AC, HC) or shaft length (FL, HUM)
 
-# %% ../nbs/03_phantom.ipynb #24f72dca
+# %% ../nbs/03_phantom.ipynb #6fab354d
 def render(
     classname: str,
     exam: Exam,
@@ -724,7 +777,7 @@ def render(
     label[mask > 0] = (128, 0, 0) if exam.red else (0, 128, 0)
     return PhantomImage(image, label, mask, box, classname, exam.ga_weeks, structure.pixel_size, structure.size_mm)
 
-# %% ../nbs/03_phantom.ipynb #efc7bf2c
+# %% ../nbs/03_phantom.ipynb #23b5e4a9
 def phantom_exam(
     *,
     seed: int,                              # same seed, same exam
@@ -741,7 +794,7 @@ def phantom_exam(
         expected_size(classname, 20)  # refuses an unknown class before any work
     return [render(c, exam, [seed, 1 + k], size) for k, c in enumerate(classes)]
 
-# %% ../nbs/03_phantom.ipynb #daf62da6
+# %% ../nbs/03_phantom.ipynb #acb97033
 def phantom_image(
     classname: str,                      # one of CLASSES
     *,
@@ -752,10 +805,10 @@ def phantom_image(
     "One synthetic picture of one class."
     return phantom_exam(seed=seed, classes=(classname,), ga_weeks=ga_weeks, size=size)[0]
 
-# %% ../nbs/03_phantom.ipynb #1da6c166
+# %% ../nbs/03_phantom.ipynb #1e525c90
 VERSION = 1  # raise it when the same seed gives other bytes
 
-# %% ../nbs/03_phantom.ipynb #dcf23078
+# %% ../nbs/03_phantom.ipynb #7846c84e
 def plan_exams(
     images: tuple[int, int, int],  # train, val, test
     seed: int,
@@ -779,7 +832,7 @@ def plan_exams(
                              numbers=numbers, seed=int(rng.integers(2**31))))
     return plan
 
-# %% ../nbs/03_phantom.ipynb #0a4da5df
+# %% ../nbs/03_phantom.ipynb #ef2e2191
 def write_exam(
     entry: dict,       # one entry of `plan_exams`
     folder: str,       # where the data set goes
@@ -800,7 +853,7 @@ def write_exam(
                          size_mm=round(image.size_mm, 2)))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #2cbfb655
+# %% ../nbs/03_phantom.ipynb #8bff6afe
 def read_phantom(
     folder: "str | Path",  # a folder that `write_phantom` finished
 ) -> pd.DataFrame:         # boxes table; `name` relative to folder
@@ -811,7 +864,7 @@ def read_phantom(
     table["name"] = table.classname + "/" + table.split + "/image/" + table.name
     return table[["name", "x1", "x2", "y1", "y2", "classname", "split", "group", "width", "height", "pixel_size"]]
 
-# %% ../nbs/03_phantom.ipynb #82285dd2
+# %% ../nbs/03_phantom.ipynb #ca4d28e2
 def write_phantom(
     folder: "str | Path",                               # made; its parent too
     *,
@@ -845,7 +898,7 @@ def write_phantom(
         shutil.rmtree(partial, ignore_errors=True)
     return read_phantom(folder)
 
-# %% ../nbs/03_phantom.ipynb #af9721f8
+# %% ../nbs/03_phantom.ipynb #bb4c58d0
 def write_plan(
     plan: list[dict],         # of `plan_exams`
     folder: Path,             # made here
@@ -871,7 +924,7 @@ def write_plan(
                 bar.update(len(done))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #6900bfff
+# %% ../nbs/03_phantom.ipynb #baf4c9ad
 def write_tables(
     rows: list[dict],  # of `write_exam`
     folder: Path,
