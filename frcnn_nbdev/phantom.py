@@ -6,12 +6,12 @@
 __all__ = ['CLASSES', 'PLACEMENT', 'TISSUES', 'VERSION', 'expected_size', 'Exam', 'draw_exam', 'Structure', 'to_image', 'oval',
            'long_bone', 'place_structure', 'structure_mask', 'mask_box', 'Sector', 'place_sector', 'beam_grid',
            'scan_grid', 'Tissue', 'Scene', 'texture_noise', 'paint', 'ribbon', 'wave', 'arc_band', 'draw_mother',
-           'draw_womb', 'draw_crowd', 'draw_distractors', 'draw_head', 'draw_abdomen', 'draw_limb', 'draw_neighbours',
-           'draw_scene', 'reflection', 'transmission', 'beam_blur', 'echoes', 'decay_kernel', 'add_artefacts',
-           'compress', 'add_overlay', 'PhantomImage', 'render', 'phantom_exam', 'phantom_image', 'plan_exams',
-           'write_exam', 'read_phantom', 'write_phantom', 'write_plan', 'write_tables']
+           'draw_womb', 'draw_crowd', 'draw_distractors', 'draw_head', 'draw_abdomen', 'draw_limb', 'paint_shaft',
+           'draw_neighbours', 'draw_scene', 'reflection', 'transmission', 'beam_blur', 'echoes', 'decay_kernel',
+           'add_artefacts', 'compress', 'add_overlay', 'PhantomImage', 'render', 'phantom_exam', 'phantom_image',
+           'plan_exams', 'write_exam', 'read_phantom', 'write_phantom', 'write_plan', 'write_tables']
 
-# %% ../nbs/03_phantom.ipynb #51d5b3a0
+# %% ../nbs/03_phantom.ipynb #5c997e5f
 import json
 import math
 import os
@@ -25,10 +25,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-# %% ../nbs/03_phantom.ipynb #673ac45d
+# %% ../nbs/03_phantom.ipynb #4612f0d0
 CLASSES = ("AC", "FL", "HC", "HUM")
 
-# %% ../nbs/03_phantom.ipynb #407f509f
+# %% ../nbs/03_phantom.ipynb #3336e1b9
 def expected_size(
     classname: str,   # one of CLASSES
     ga_weeks: float,  # gestational age, weeks after the last menstrual period
@@ -46,7 +46,7 @@ def expected_size(
         return (-b + math.sqrt(b * b + 4 * c * (t - a))) / (2 * c)
     raise ValueError(f"unknown class {classname!r}: use one of {', '.join(CLASSES)}")
 
-# %% ../nbs/03_phantom.ipynb #2f11b77e
+# %% ../nbs/03_phantom.ipynb #6fb370b2
 class Exam(NamedTuple):
     "What all images of one exam share."
     ga_weeks: float       # gestational age
@@ -65,13 +65,14 @@ class Exam(NamedTuple):
     clutter: float        # dB of the side lobes relative to the main beam
     noise: float          # dB of the electronic noise at the bottom of the picture
     specular: float       # strength of mirror-like reflection
+    ossification: float   # loss in bone relative to the table: grows with age
     fluid: float          # amount of amniotic fluid, 0 little … 1 much
     placenta: float       # radians, where the placenta sits on the uterine wall
     texture: float        # pixels, size of the tissue texture
     red: bool             # the annotator's colour: red, else green
     overlay: int          # 0 nothing, 1 grey bar, 2 grey bar and blanked text boxes
 
-# %% ../nbs/03_phantom.ipynb #f5c1877a
+# %% ../nbs/03_phantom.ipynb #caf48cc6
 def draw_exam(
     rng: np.random.Generator,        # source of randomness
     ga_weeks: float | None = None,   # gestational age; None draws one
@@ -85,13 +86,14 @@ def draw_exam(
         ga_weeks=t, growth=math.exp(rng.normal(0, 0.04)), pixel_size=expected_size("HC", t) / head_px,
         probe_radius=rng.uniform(45, 62), half_angle=math.radians(rng.uniform(30, 38)),
         zoomed=bool(rng.random() < 0.45), axial=rng.uniform(0.5, 1.0), lateral=rng.uniform(1.2, 2.3),
-        focus=rng.uniform(0.3, 0.7), dynamic_range=rng.uniform(42, 60), gain=rng.normal(-5, 3),
-        gamma=rng.uniform(1.1, 1.9), smoothing=rng.uniform(0.3, 0.9), clutter=rng.uniform(-34, -22),
-        noise=rng.uniform(-66, -42), specular=rng.uniform(2.5, 5), fluid=rng.beta(1.5, 1.5),
+        focus=rng.uniform(0.3, 0.7), dynamic_range=rng.uniform(42, 60), gain=rng.normal(-6, 3),
+        gamma=rng.uniform(1.3, 2.3), smoothing=rng.uniform(0.3, 0.9), clutter=rng.uniform(-38, -24),
+        noise=rng.uniform(-66, -42), specular=rng.uniform(2.5, 5),
+        ossification=(0.7 + 0.6 * (t - 16) / 22) * rng.uniform(0.7, 1.5), fluid=rng.beta(1.5, 1.5),
         placenta=rng.uniform(0, 2 * math.pi), texture=rng.uniform(4, 8),
         red=bool(rng.random() < 0.5), overlay=int(rng.choice(3, p=[0.45, 0.25, 0.3])))
 
-# %% ../nbs/03_phantom.ipynb #7a2217ff
+# %% ../nbs/03_phantom.ipynb #9c77b693
 class Structure(NamedTuple):
     "The annotated structure in the picture."
     classname: str
@@ -104,7 +106,7 @@ class Structure(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference or shaft length
 
-# %% ../nbs/03_phantom.ipynb #e183114c
+# %% ../nbs/03_phantom.ipynb #6491c9f7
 def to_image(
     points: np.ndarray,  # (N, 2) along and across the long axis, pixels
     centre: np.ndarray,  # (2,) x, y of the origin
@@ -114,7 +116,7 @@ def to_image(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]]) + centre
 
-# %% ../nbs/03_phantom.ipynb #54118278
+# %% ../nbs/03_phantom.ipynb #8b6733a8
 def oval(
     length: float,             # pixels
     width: float,              # pixels
@@ -130,7 +132,7 @@ def oval(
             radius += bumps / k * rng.normal() * np.cos(k * t + rng.uniform(0, 2 * np.pi))
     return np.stack([np.cos(t) * radius * length / 2, np.sin(t) * radius * width / 2], 1)
 
-# %% ../nbs/03_phantom.ipynb #809a51a5
+# %% ../nbs/03_phantom.ipynb #5e2ba7e1
 def long_bone(
     classname: str,            # "FL" or "HUM"
     length: float,             # pixels
@@ -140,16 +142,16 @@ def long_bone(
     "Outline of a shaft: the femur bows and flares at both ends, the humerus widens at its head."
     u = np.linspace(-1, 1, 33)
     if classname == "FL":
-        half = 1 + rng.uniform(0.35, 0.7) * np.abs(u) ** 5 + rng.uniform(0.3, 0.6) * np.maximum(u, 0) ** 4
-        bow = rng.uniform(0.02, 0.055) * length
+        half = 1 + rng.uniform(0.5, 0.9) * np.abs(u) ** 4 + rng.uniform(0.1, 0.4) * np.maximum(u, 0) ** 4
+        bow = rng.uniform(0.03, 0.07) * length
     else:
-        half = 1 + rng.uniform(0.1, 0.3) * np.abs(u) ** 6 + rng.uniform(0.7, 1.2) * np.maximum(u, 0) ** 3
-        bow = rng.uniform(-0.01, 0.015) * length
-    half = half * width / 2 * np.sqrt(np.clip(1.02 - np.abs(u) ** 12, 0, None))
+        half = 1 + rng.uniform(0.1, 0.3) * np.abs(u) ** 6 + rng.uniform(0.9, 1.5) * np.maximum(u, 0) ** 3
+        bow = rng.uniform(-0.012, 0.018) * length
+    half = half * width / 2 * np.sqrt(np.clip(1.03 - np.abs(u) ** 8, 0, None))
     x, y = u * length / 2, bow * (1 - u * u) - bow / 2
     return np.concatenate([np.stack([x, y - half], 1), np.stack([x, y + half], 1)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #2cc63b69
+# %% ../nbs/03_phantom.ipynb #e61d2997
 PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees), zoom relative to the head
     "AC": (0.500, 0.508, 0.026, 0.065, 22, 1.02),
     "FL": (0.504, 0.363, 0.022, 0.075, 14, 1.05),
@@ -157,7 +159,7 @@ PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees),
     "HUM": (0.512, 0.352, 0.022, 0.070, 12, 1.17),
 }
 
-# %% ../nbs/03_phantom.ipynb #446c3529
+# %% ../nbs/03_phantom.ipynb #e4df3845
 def place_structure(
     classname: str,            # one of CLASSES
     exam: Exam,
@@ -188,7 +190,7 @@ def place_structure(
     centre = np.clip((np.array([fx, fy]) + spread) * (width, height), half + 4, np.array([width, height]) - half - 5)
     return Structure(classname, outline + centre, centre, angle, length, across, flip, pixel_size, size_mm)
 
-# %% ../nbs/03_phantom.ipynb #712e33e3
+# %% ../nbs/03_phantom.ipynb #1775b874
 def structure_mask(
     structure: Structure,
     size: tuple[int, int],  # (height, width)
@@ -198,7 +200,7 @@ def structure_mask(
     cv2.fillPoly(mask, [np.round(structure.outline).astype(np.int32)], 255)
     return mask
 
-# %% ../nbs/03_phantom.ipynb #79ef65a4
+# %% ../nbs/03_phantom.ipynb #09db6ec0
 def mask_box(
     mask: np.ndarray,  # (H, W), zero outside the structure
 ) -> tuple[int, int, int, int]:
@@ -206,7 +208,7 @@ def mask_box(
     x, y, w, h = cv2.boundingRect(mask)
     return x, y, x + w, y + h
 
-# %% ../nbs/03_phantom.ipynb #be2f2735
+# %% ../nbs/03_phantom.ipynb #c2a42b43
 class Sector(NamedTuple):
     "A convex probe's field of view in the picture; pixels and radians."
     apex_x: float
@@ -216,7 +218,7 @@ class Sector(NamedTuple):
     half_angle: float
     surface: float     # radius of the probe's surface
 
-# %% ../nbs/03_phantom.ipynb #321d3aa9
+# %% ../nbs/03_phantom.ipynb #ab2a4671
 def place_sector(
     exam: Exam,
     structure: Structure,
@@ -240,7 +242,7 @@ def place_sector(
     near = max(surface, (surface - top) * math.cos(half_angle) - 4) if exam.zoomed else surface
     return Sector(apex_x, top - surface, near, far, half_angle, surface)
 
-# %% ../nbs/03_phantom.ipynb #f4041283
+# %% ../nbs/03_phantom.ipynb #7c89012e
 def beam_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -250,7 +252,7 @@ def beam_grid(
     a = np.linspace(-sector.half_angle, sector.half_angle, shape[1], dtype=np.float32)[None]
     return sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)
 
-# %% ../nbs/03_phantom.ipynb #3227effe
+# %% ../nbs/03_phantom.ipynb #a3d10468
 def scan_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -265,14 +267,14 @@ def scan_grid(
     depth = (r - np.float32(sector.near)) * np.float32((shape[0] - 1) / (sector.far - sector.near))
     return beam, depth
 
-# %% ../nbs/03_phantom.ipynb #8cb7c6bf
+# %% ../nbs/03_phantom.ipynb #22155cbd
 class Tissue(NamedTuple):
     level: float      # dB, backscatter relative to bone
     texture: float    # dB, how much the level varies from place to place
     impedance: float  # MRayl
     loss: float       # dB per mm, there and back
 
-# %% ../nbs/03_phantom.ipynb #ca8a59b7
+# %% ../nbs/03_phantom.ipynb #275799a9
 TISSUES = {
     "fluid": Tissue(-62, 1.5, 1.50, 0.03),
     "skin": Tissue(-19, 2, 1.62, 0.30),
@@ -282,15 +284,15 @@ TISSUES = {
     "placenta": Tissue(-21, 2.5, 1.60, 0.22),
     "limb": Tissue(-27, 4, 1.62, 0.22),
     "liver": Tissue(-26, 3, 1.63, 0.22),
-    "brain": Tissue(-37, 5, 1.57, 0.15),
+    "brain": Tissue(-40, 5, 1.57, 0.15),
     "choroid": Tissue(-20, 3, 1.60, 0.22),
     "cartilage": Tissue(-38, 2, 1.62, 0.22),
     "membrane": Tissue(-20, 4, 1.72, 0.25),
-    "skull": Tissue(-15, 3, 3.2, 2.2),
-    "bone": Tissue(-7, 2, 3.8, 5.5),
+    "skull": Tissue(-18, 3, 3.4, 2.2),
+    "bone": Tissue(-5, 2, 3.8, 3.5),
 }
 
-# %% ../nbs/03_phantom.ipynb #f55401ed
+# %% ../nbs/03_phantom.ipynb #4c773f7f
 class Scene(NamedTuple):
     "Maps of tissue properties, all (H, W) float32."
     level: np.ndarray
@@ -298,7 +300,7 @@ class Scene(NamedTuple):
     loss: np.ndarray
     noise: np.ndarray       # unit-variance texture that tissues share
 
-# %% ../nbs/03_phantom.ipynb #3f5a863a
+# %% ../nbs/03_phantom.ipynb #b636e114
 def texture_noise(
     rng: np.random.Generator,
     size: tuple[int, int],   # (height, width)
@@ -312,12 +314,13 @@ def texture_noise(
         total += np.float32(weight * 1.35) * cv2.resize(field, size[::-1], interpolation=cv2.INTER_CUBIC)
     return total
 
-# %% ../nbs/03_phantom.ipynb #bf37fd70
+# %% ../nbs/03_phantom.ipynb #f11ce52a
 def paint(
     scene: Scene,
     polygon: np.ndarray,  # (N, 2) x, y
     tissue: str,          # a key of TISSUES
     gain: float = 0.0,    # dB added to the tissue's level
+    loss: float = 1.0,    # times the tissue's loss
 ) -> None:
     "Fill a polygon with a tissue."
     height, width = scene.level.shape
@@ -332,9 +335,9 @@ def paint(
     region = np.s_[y1:y2, x1:x2]
     scene.level[region][where] = t.level + gain + t.texture * scene.noise[region][where]
     scene.impedance[region][where] = t.impedance
-    scene.loss[region][where] = t.loss
+    scene.loss[region][where] = t.loss * loss
 
-# %% ../nbs/03_phantom.ipynb #4c0a1372
+# %% ../nbs/03_phantom.ipynb #c1f20a52
 def ribbon(
     line: np.ndarray,                 # (N, 2) x, y of the middle
     width: "float | np.ndarray",      # pixels; one number or one per point
@@ -345,7 +348,7 @@ def ribbon(
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(line),))[:, None]
     return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #760a10eb
+# %% ../nbs/03_phantom.ipynb #4f5a8c42
 def wave(
     rng: np.random.Generator,
     n: int,                # points
@@ -355,7 +358,7 @@ def wave(
     u = np.linspace(0, 1, n)
     return sum(height * rng.normal() / k * np.sin(k * np.pi * u + rng.uniform(0, 6.3)) for k in (1, 2, 3, 5))
 
-# %% ../nbs/03_phantom.ipynb #9984ecf5
+# %% ../nbs/03_phantom.ipynb #45bd44ce
 def arc_band(
     sector: Sector,
     top: np.ndarray,      # (n,) radius per angle, pixels
@@ -366,7 +369,7 @@ def arc_band(
     r, a = np.concatenate([top, bottom[::-1]]), np.concatenate([angle, angle[::-1]])
     return np.stack([sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)], 1)
 
-# %% ../nbs/03_phantom.ipynb #f86e6a35
+# %% ../nbs/03_phantom.ipynb #c316e7f2
 def draw_mother(
     exam: Exam,
     sector: Sector,
@@ -391,7 +394,7 @@ def draw_mother(
         depth = bottom
     return scene
 
-# %% ../nbs/03_phantom.ipynb #efb823b3
+# %% ../nbs/03_phantom.ipynb #fb97c33c
 def draw_womb(
     scene: Scene,
     exam: Exam,
@@ -411,7 +414,7 @@ def draw_womb(
     paint(scene, to_image(pocket * (1 + 3.5 / reach), centre, tilt), "membrane", -4)
     paint(scene, to_image(pocket, centre, tilt), "fluid", rng.uniform(-4, 14))
 
-# %% ../nbs/03_phantom.ipynb #4ef0196b
+# %% ../nbs/03_phantom.ipynb #06ecfc5f
 def draw_crowd(
     scene: Scene,
     structure: Structure,
@@ -430,7 +433,7 @@ def draw_crowd(
             paint(scene, to_image(oval(*base * rng.uniform(0.05, 0.15, 2), rng, 0.1),
                                   spot + rng.normal(0, 0.1, 2) * base, 0), "limb", rng.uniform(-12, 8))
 
-# %% ../nbs/03_phantom.ipynb #4b8b993d
+# %% ../nbs/03_phantom.ipynb #3c2c6a18
 def draw_distractors(
     scene: Scene,
     structure: Structure,
@@ -458,7 +461,7 @@ def draw_distractors(
                             * base * rng.uniform(0.12, 0.28), centre, rng.normal(0, 0.5))
             paint(scene, ribbon(line, rng.uniform(1.5, 3)), "bone", rng.uniform(-12, -4))
 
-# %% ../nbs/03_phantom.ipynb #2e33ad4e
+# %% ../nbs/03_phantom.ipynb #72957af4
 def draw_head(
     scene: Scene,
     exam: Exam,
@@ -472,14 +475,15 @@ def draw_head(
     turn = np.linspace(0, 2 * np.pi, len(s.outline))[:, None]
     local = thick * (1 + 0.25 * np.sin(2 * turn + rng.uniform(0, 6)) + 0.15 * np.sin(5 * turn + rng.uniform(0, 6)))
     inner = centre + (s.outline - centre) * (1 - 2 * local / s.length)
-    paint(scene, s.outline, "skull", rng.normal(0, 2))
+    paint(scene, s.outline, "skull", rng.normal(0, 2), exam.ossification)
     for k in rng.integers(0, len(s.outline), rng.integers(1, 5)):  # sutures
         paint(scene, centre + (s.outline[k] - centre) * 0.98 + oval(7, 7, n=12), "muscle")
     paint(scene, inner, "fluid", 14)
     paint(scene, centre + (inner - centre) * 0.97, "brain", rng.normal(0, 2))
     half = s.width / s.length / 2
     for side in (-1, 1):  # lateral ventricle with choroid plexus, sylvian fissure
-        if rng.random() < 0.8:
+        near = at([[0, side]])[0, 1] < centre[1]  # the half near the probe drowns in reverberation
+        if rng.random() < (0.35 if near else 0.85):
             y = side * half * rng.uniform(0.4, 0.55)
             paint(scene, at(oval(0.42, 0.17 * rng.uniform(0.6, 1.1)) + (0.06, y)), "fluid", 16)
             paint(scene, at(oval(0.25, 0.1 * rng.uniform(0.7, 1.2), rng, 0.1) + (0.1, y)), "choroid", rng.normal(0, 2))
@@ -499,7 +503,7 @@ def draw_head(
         paint(scene, at(box * (1, 1.5)), "membrane", 2)
         paint(scene, at(box), "fluid", 8)
 
-# %% ../nbs/03_phantom.ipynb #227c150a
+# %% ../nbs/03_phantom.ipynb #b6311c6e
 def draw_abdomen(
     scene: Scene,
     exam: Exam,
@@ -534,7 +538,7 @@ def draw_abdomen(
             rib = np.stack([-0.42 * np.cos(a), side * 0.42 * np.sin(a)], 1)
             paint(scene, ribbon(at(rib), 0.022 * d), "skull", rng.uniform(-6, 2))
 
-# %% ../nbs/03_phantom.ipynb #786f50f2
+# %% ../nbs/03_phantom.ipynb #95e81700
 def draw_limb(
     scene: Scene,
     exam: Exam,
@@ -560,9 +564,26 @@ def draw_limb(
     for end in (-1, 1):
         wide = 0.17 if end > 0 else 0.13
         paint(scene, at(oval(0.14, wide, rng, 0.05) + (end * 0.55, 0)), "cartilage")
-    paint(scene, s.outline, "bone", rng.normal(0, 2.5))
+    paint_shaft(scene, exam, structure, rng)
 
-# %% ../nbs/03_phantom.ipynb #18be5722
+# %% ../nbs/03_phantom.ipynb #1cda0e7c
+def paint_shaft(
+    scene: Scene,
+    exam: Exam,
+    structure: Structure,
+    rng: np.random.Generator,
+) -> None:
+    "The shaft, brighter and fainter along its length, as a plane that is not quite in line with it shows it."
+    n = len(structure.outline) // 2
+    upper, lower = structure.outline[:n], structure.outline[n:][::-1]
+    base, fade = rng.normal(-1, 2.5), 4 * wave(rng, n, 1)
+    tilt = rng.normal(0, 4) * np.linspace(-1, 1, n)
+    paint(scene, structure.outline, "bone", base, exam.ossification)
+    for k in range(0, n - 2, 2):
+        piece = np.concatenate([upper[k:k + 3], lower[k:k + 3][::-1]])
+        paint(scene, piece, "bone", base + min(float(fade[k] + tilt[k]), 2.0), exam.ossification)
+
+# %% ../nbs/03_phantom.ipynb #c3a6a670
 def draw_neighbours(
     scene: Scene,
     structure: Structure,
@@ -589,7 +610,7 @@ def draw_neighbours(
         line = np.stack([np.linspace(0.66, 0.84, 8), np.linspace(0.05, 0.25, 8)], 1)
         paint(scene, ribbon(at(line), 3), "bone", -6)
 
-# %% ../nbs/03_phantom.ipynb #bb7ee2b9
+# %% ../nbs/03_phantom.ipynb #e99ff18e
 def draw_scene(
     exam: Exam,
     structure: Structure,
@@ -606,7 +627,7 @@ def draw_scene(
     draw(scene, exam, structure, rng)
     return scene
 
-# %% ../nbs/03_phantom.ipynb #4da79d3d
+# %% ../nbs/03_phantom.ipynb #240641b3
 def reflection(
     impedance: np.ndarray,  # (depth, beams) MRayl
     aspect: float,          # distance between beams divided by distance between depth samples
@@ -619,7 +640,7 @@ def reflection(
     facing = along * along / (along * along + across * across + 1e-8)
     return np.abs(along) / z * facing ** np.float32(sharpness / 2)
 
-# %% ../nbs/03_phantom.ipynb #a3887e89
+# %% ../nbs/03_phantom.ipynb #e0d03a88
 def transmission(
     loss: np.ndarray,          # (depth, beams) dB per sample
     rng: np.random.Generator,
@@ -635,7 +656,7 @@ def transmission(
     gain = 0.85 * tgc + wobble + contact - lost
     return np.exp(np.clip(gain, -60, 9) * np.float32(math.log(10) / 20))
 
-# %% ../nbs/03_phantom.ipynb #bd99502f
+# %% ../nbs/03_phantom.ipynb #985ccf7d
 def beam_blur(
     field: np.ndarray,       # (depth, beams, 2) real and imaginary part
     axial: float,            # samples, standard deviation of the pulse
@@ -654,7 +675,7 @@ def beam_blur(
         out = blurred * weight if out is None else out + blurred * weight
     return out
 
-# %% ../nbs/03_phantom.ipynb #ec133c34
+# %% ../nbs/03_phantom.ipynb #ec215ac0
 def echoes(
     scene: Scene,
     sector: Sector,
@@ -665,7 +686,8 @@ def echoes(
 ) -> np.ndarray:                 # (depth, beams) float32 amplitude
     "Envelope of the received signal, beam by beam."
     x, y = beam_grid(sector, shape)
-    maps = cv2.remap(cv2.merge([scene.level, scene.impedance, scene.loss]), x, y, cv2.INTER_LINEAR,
+    maps = cv2.GaussianBlur(cv2.merge([scene.level, scene.impedance, scene.loss]), (0, 0), 0.7)  # softer stairs
+    maps = cv2.remap(maps, x, y, cv2.INTER_LINEAR,
                      borderMode=cv2.BORDER_REPLICATE)
     level, impedance, loss = cv2.split(maps)
     sample = (sector.far - sector.near) / (shape[0] - 1)             # pixels between depth samples
@@ -681,7 +703,7 @@ def echoes(
     field = beam_blur(field, exam.axial / sample, lateral / beam)
     return add_artefacts(cv2.magnitude(field[..., 0], field[..., 1]), exam, depth, rng)
 
-# %% ../nbs/03_phantom.ipynb #ff105839
+# %% ../nbs/03_phantom.ipynb #076e4fc5
 def decay_kernel(
     length: int,     # samples after which the echo has died away
 ) -> np.ndarray:     # (2·length + 1, 1) float32: an exponential that only looks up, for cv2.filter2D
@@ -690,7 +712,7 @@ def decay_kernel(
     kernel[:length, 0] = np.exp(-3 * np.arange(length, 0, -1) / length)
     return kernel
 
-# %% ../nbs/03_phantom.ipynb #41ffb0ea
+# %% ../nbs/03_phantom.ipynb #0ae42826
 def add_artefacts(
     envelope: np.ndarray,        # (depth, beams)
     exam: Exam,
@@ -705,7 +727,7 @@ def add_artefacts(
     lobes = cv2.resize(lobes, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
     envelope = envelope + db(exam.clutter + 12) * lobes
     ring = cv2.filter2D(small, -1, decay_kernel(int(rng.uniform(6, 16))))  # ringing below bright echoes
-    envelope += db(rng.uniform(-30, -18)) * cv2.resize(ring, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    envelope += db(rng.uniform(-32, -20)) * cv2.resize(ring, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
     shift = int(n * rng.uniform(0.05, 0.15))
     envelope[shift:] += db(rng.uniform(-42, -30)) * cv2.GaussianBlur(envelope[:-shift], (0, 0), 2)
     haze = db(rng.uniform(-42, -28)) * np.exp(-depth.astype(np.float32) / rng.uniform(0.1, 0.3))
@@ -713,7 +735,7 @@ def add_artefacts(
     grain = np.sqrt(cv2.blur(rng.exponential(1, envelope.shape).astype(np.float32), (3, 3)))
     return envelope + (haze + hiss)[:, None] * grain
 
-# %% ../nbs/03_phantom.ipynb #fdbc13a4
+# %% ../nbs/03_phantom.ipynb #95072363
 def compress(
     envelope: np.ndarray,  # (depth, beams) amplitude
     exam: Exam,
@@ -724,7 +746,7 @@ def compress(
     grey = cv2.addWeighted(grey, 1 - exam.smoothing, cv2.GaussianBlur(grey, (0, 0), sigmaX=1.4, sigmaY=0.7), exam.smoothing, 0)
     return grey * 255
 
-# %% ../nbs/03_phantom.ipynb #5767614a
+# %% ../nbs/03_phantom.ipynb #afdecc9a
 def add_overlay(
     image: np.ndarray,         # (H, W) uint8, changed in place
     box: tuple[int, int, int, int],
@@ -742,7 +764,7 @@ def add_overlay(
             if x >= box[2] or y >= box[3] or y + h <= box[1]:
                 image[y:y + h, x:x + w] = 0
 
-# %% ../nbs/03_phantom.ipynb #7e6574e2
+# %% ../nbs/03_phantom.ipynb #20097526
 class PhantomImage(NamedTuple):
     "One synthetic picture and everything that is known about it."
     image: np.ndarray     # (H, W) uint8
@@ -754,7 +776,7 @@ class PhantomImage(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference (AC, HC) or shaft length (FL, HUM)
 
-# %% ../nbs/03_phantom.ipynb #6fab354d
+# %% ../nbs/03_phantom.ipynb #c7789f56
 def render(
     classname: str,
     exam: Exam,
@@ -777,7 +799,7 @@ def render(
     label[mask > 0] = (128, 0, 0) if exam.red else (0, 128, 0)
     return PhantomImage(image, label, mask, box, classname, exam.ga_weeks, structure.pixel_size, structure.size_mm)
 
-# %% ../nbs/03_phantom.ipynb #23b5e4a9
+# %% ../nbs/03_phantom.ipynb #409cd78c
 def phantom_exam(
     *,
     seed: int,                              # same seed, same exam
@@ -794,7 +816,7 @@ def phantom_exam(
         expected_size(classname, 20)  # refuses an unknown class before any work
     return [render(c, exam, [seed, 1 + k], size) for k, c in enumerate(classes)]
 
-# %% ../nbs/03_phantom.ipynb #acb97033
+# %% ../nbs/03_phantom.ipynb #2d5b16b6
 def phantom_image(
     classname: str,                      # one of CLASSES
     *,
@@ -805,10 +827,10 @@ def phantom_image(
     "One synthetic picture of one class."
     return phantom_exam(seed=seed, classes=(classname,), ga_weeks=ga_weeks, size=size)[0]
 
-# %% ../nbs/03_phantom.ipynb #1e525c90
+# %% ../nbs/03_phantom.ipynb #bd77a699
 VERSION = 1  # raise it when the same seed gives other bytes
 
-# %% ../nbs/03_phantom.ipynb #7846c84e
+# %% ../nbs/03_phantom.ipynb #9ed1443e
 def plan_exams(
     images: tuple[int, int, int],  # train, val, test
     seed: int,
@@ -832,7 +854,7 @@ def plan_exams(
                              numbers=numbers, seed=int(rng.integers(2**31))))
     return plan
 
-# %% ../nbs/03_phantom.ipynb #ef2e2191
+# %% ../nbs/03_phantom.ipynb #11c91ac2
 def write_exam(
     entry: dict,       # one entry of `plan_exams`
     folder: str,       # where the data set goes
@@ -853,7 +875,7 @@ def write_exam(
                          size_mm=round(image.size_mm, 2)))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #8bff6afe
+# %% ../nbs/03_phantom.ipynb #9b532955
 def read_phantom(
     folder: "str | Path",  # a folder that `write_phantom` finished
 ) -> pd.DataFrame:         # boxes table; `name` relative to folder
@@ -864,7 +886,7 @@ def read_phantom(
     table["name"] = table.classname + "/" + table.split + "/image/" + table.name
     return table[["name", "x1", "x2", "y1", "y2", "classname", "split", "group", "width", "height", "pixel_size"]]
 
-# %% ../nbs/03_phantom.ipynb #ca4d28e2
+# %% ../nbs/03_phantom.ipynb #0fee9d58
 def write_phantom(
     folder: "str | Path",                               # made; its parent too
     *,
@@ -898,7 +920,7 @@ def write_phantom(
         shutil.rmtree(partial, ignore_errors=True)
     return read_phantom(folder)
 
-# %% ../nbs/03_phantom.ipynb #bb4c58d0
+# %% ../nbs/03_phantom.ipynb #8ecc32c9
 def write_plan(
     plan: list[dict],         # of `plan_exams`
     folder: Path,             # made here
@@ -924,7 +946,7 @@ def write_plan(
                 bar.update(len(done))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #baf4c9ad
+# %% ../nbs/03_phantom.ipynb #46d87910
 def write_tables(
     rows: list[dict],  # of `write_exam`
     folder: Path,
