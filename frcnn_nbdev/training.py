@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'make_optimizer', 'lr_factor', 'check_losses', 'losses_and_detections', 'validate', 'to_device',
            'save_weights', 'Training', 'fit']
 
-# %% ../nbs/16_training.ipynb #e9075581
+# %% ../nbs/16_training.ipynb #cc116226
 import math
 import os
 import time
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-# %% ../nbs/16_training.ipynb #4d4eafd0
+# %% ../nbs/16_training.ipynb #135506c0
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
-# %% ../nbs/16_training.ipynb #28749ecf
+# %% ../nbs/16_training.ipynb #17d76139
 def make_optimizer(
     model: nn.Module,
     lr: float,                     # learning rate at its highest
@@ -39,7 +38,7 @@ def make_optimizer(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ], lr=lr)
 
-# %% ../nbs/16_training.ipynb #fa14a2bc
+# %% ../nbs/16_training.ipynb #25b77ff4
 def lr_factor(
     progress: float,        # share of the training that is done, 0 … 1
     warmup: float = 0.05,   # share of it with a rising rate
@@ -49,7 +48,7 @@ def lr_factor(
         return max(progress / warmup, 1e-3)
     return 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
 
-# %% ../nbs/16_training.ipynb #17aa2f8c
+# %% ../nbs/16_training.ipynb #472cfc93
 def check_losses(
     losses: dict[str, Tensor],
     step: int,
@@ -61,7 +60,7 @@ def check_losses(
             raise ValueError(f"{name} became {float(value)} in step {step} on the images {', '.join(files)}: "
                              "lower the learning rate, or look at these images and their boxes")
 
-# %% ../nbs/16_training.ipynb #2349e929
+# %% ../nbs/16_training.ipynb #e5654797
 def losses_and_detections(
     model: nn.Module,                              # ours, or one of torchvision's detectors
     images: list[Tensor],
@@ -80,7 +79,7 @@ def losses_and_detections(
     model.eval()
     return losses, detections
 
-# %% ../nbs/16_training.ipynb #5a48f128
+# %% ../nbs/16_training.ipynb #0e8f92ed
 @torch.no_grad()
 def validate(
     model: nn.Module,
@@ -106,7 +105,7 @@ def validate(
         detections += [{k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in d.items()} for d in found]
     return {name: value / max(count, 1) for name, value in sums.items()}, detections
 
-# %% ../nbs/16_training.ipynb #14949a57
+# %% ../nbs/16_training.ipynb #a5cb5f16
 def to_device(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
@@ -116,7 +115,7 @@ def to_device(
     return ([x.to(device, non_blocking=True) for x in images],
             [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets])
 
-# %% ../nbs/16_training.ipynb #3aacee6b
+# %% ../nbs/16_training.ipynb #6cb703bf
 def save_weights(
     model: nn.Module,
     path: str | Path,                         # .safetensors
@@ -129,7 +128,7 @@ def save_weights(
     save_file(state, partial, metadata={k: str(v) for k, v in (metadata or {}).items()})
     os.replace(partial, path)
 
-# %% ../nbs/16_training.ipynb #0d4cb66e
+# %% ../nbs/16_training.ipynb #09174ca8
 @dataclass
 class Training:
     "What `fit` gives back."
@@ -139,7 +138,7 @@ class Training:
     seconds: float            # wall-clock time, validation included
     times: pd.DataFrame       # a row an epoch: seconds of training and of validation
 
-# %% ../nbs/16_training.ipynb #9525df4e
+# %% ../nbs/16_training.ipynb #c91984e4
 def fit(
     model: nn.Module,
     train_loader,                          # batches of (images, targets)
