@@ -8,7 +8,7 @@ __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'MAX_PIXELS', 'COLOR_RANGES', 'GROUP_
            'read_color_labels', 'read_masks', 'read_boxes_csv', 'write_boxes_csv', 'read_hc18', 'read_voc',
            'detect_format', 'read_boxes', 'no_area', 'frcnn_boxes']
 
-# %% ../nbs/02_labels.ipynb #0d53afc0
+# %% ../nbs/02_labels.ipynb #3b47e397
 import argparse
 import os
 import re
@@ -23,14 +23,14 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 from tqdm import tqdm
 
-# %% ../nbs/02_labels.ipynb #a68eeb5f
+# %% ../nbs/02_labels.ipynb #894fe7a8
 BOX_COLUMNS = ["name", "x1", "x2", "y1", "y2", "classname"]
 EXTRA_COLUMNS = ["split", "group", "width", "height", "pixel_size"]
 _TEXT_COLUMNS = {"name", "classname", "split", "group"}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
-# %% ../nbs/02_labels.ipynb #5cb99f54
+# %% ../nbs/02_labels.ipynb #6035bff7
 MAX_PIXELS = 2**28  # 268 million: the largest image that is decoded
 
 
@@ -51,7 +51,7 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     return _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
 
-# %% ../nbs/02_labels.ipynb #1cb41082
+# %% ../nbs/02_labels.ipynb #dd18209e
 def read_image(
     path: str | Path,         # file of an image
     *,
@@ -93,7 +93,7 @@ def _shown(path: str | Path, root: Path | None) -> str:
         path = path.relative_to(root)
     return path.as_posix()
 
-# %% ../nbs/02_labels.ipynb #b34e74e4
+# %% ../nbs/02_labels.ipynb #498d987f
 def read_image_size(
     path: str | Path,          # file of an image
     *,
@@ -110,13 +110,13 @@ def read_image_size(
             return size
     return read_image(path, root=root).shape[:2]
 
-# %% ../nbs/02_labels.ipynb #86e47ef0
+# %% ../nbs/02_labels.ipynb #30d7cc89
 COLOR_RANGES = {  # name -> ((R low, R high), (G low, G high), (B low, B high)), both ends included
     "red": ((100, 255), (0, 50), (0, 50)),
     "green": ((0, 50), (100, 255), (0, 50)),
 }
 
-# %% ../nbs/02_labels.ipynb #da29109c
+# %% ../nbs/02_labels.ipynb #f297061b
 def color_mask(
     label_rgb: np.ndarray,               # (H, W, 3) uint8, RGB
     color_ranges: dict = COLOR_RANGES,   # name -> ((R low, R high), (G low, G high), (B low, B high))
@@ -128,7 +128,7 @@ def color_mask(
         mask |= cv2.inRange(label_rgb, np.array(low, np.uint8), np.array(high, np.uint8))
     return mask.astype(bool)
 
-# %% ../nbs/02_labels.ipynb #7b72249a
+# %% ../nbs/02_labels.ipynb #7f701b71
 def mask_contours(
     mask: np.ndarray,  # (H, W) bool or uint8; an object is everything that is not 0
     *,
@@ -144,7 +144,7 @@ def mask_contours(
     boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
     return np.array(sorted(boxes), np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #13bf32d9
+# %% ../nbs/02_labels.ipynb #e38705d7
 def mask_to_boxes(
     mask: np.ndarray,    # (H, W) bool or uint8
     *,
@@ -160,7 +160,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
     "(n,) areas of (n, 4) xyxy boxes."
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
-# %% ../nbs/02_labels.ipynb #39551004
+# %% ../nbs/02_labels.ipynb #2e922ff6
 GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18: number of the examination
 
 
@@ -175,7 +175,7 @@ def group_of(
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
 
-# %% ../nbs/02_labels.ipynb #162f3415
+# %% ../nbs/02_labels.ipynb #e15757b9
 def boxes_table(
     records: list[dict] | pd.DataFrame,  # one per object; missing columns are filled
     format: str = "table",               # kept in attrs["format"]
@@ -200,7 +200,7 @@ def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
-# %% ../nbs/02_labels.ipynb #995ce6a5
+# %% ../nbs/02_labels.ipynb #1d47e079
 def _map_files(function, items: list, progress: bool, what: str) -> list:
     "function(item) for all items in threads (cv2 releases the lock); the first error, with the number of others."
     def guarded(item):
@@ -244,7 +244,7 @@ def _existing(folder: str | Path) -> Path:
         raise NotADirectoryError(f"{folder}: this is a file; give the folder that holds the images and labels.")
     return folder
 
-# %% ../nbs/02_labels.ipynb #dd2155e5
+# %% ../nbs/02_labels.ipynb #5d4bd009
 def _objects(mask: np.ndarray, name: str, min_area: int, gap: int, one_object: bool) -> tuple[np.ndarray, list]:
     "(n, 4) boxes of a mask, and what there is to report about it."
     contours = mask_contours(mask, gap=gap)
@@ -284,7 +284,7 @@ def _pair_rows(pair: dict, **facts) -> list[dict]:
             for x1, y1, x2, y2 in pair["boxes"].tolist()]
     return rows or [{**base, "classname": ""}]
 
-# %% ../nbs/02_labels.ipynb #3039c7a6
+# %% ../nbs/02_labels.ipynb #0a8e5774
 def _image_facts(root: Path) -> dict[str, dict]:
     "Rows of images.csv by path and by bare name: pixel_size and group that pixels cannot tell."
     path = root / "images.csv"
@@ -334,13 +334,13 @@ def _read_painted(folder, kind: str, to_mask, options: dict, allow_empty: bool, 
                               pixel_size=known.get("pixel_size", np.nan))
     return boxes_table(records, kind, [one for pair in read for one in pair["findings"]])
 
-# %% ../nbs/02_labels.ipynb #35fa97c4
+# %% ../nbs/02_labels.ipynb #d72dfe39
 def read_color_labels(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/label
     *,
     color_ranges: dict = COLOR_RANGES,   # what counts as paint
     min_area: int = 25,                  # pixels; smaller boxes are specks
-    gap: int = 2,                        # breaks in the paint up to this wide are bridged, pixels
+    gap: int = 0,                        # breaks in the paint up to this wide are bridged, pixels
     one_object: bool = False,            # True: one box around all contours of a label
     allow_empty: bool = False,           # True: a label without paint is an image without objects
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
@@ -353,7 +353,7 @@ def read_color_labels(
     table.attrs["format"] = "color"
     return table
 
-# %% ../nbs/02_labels.ipynb #d9652820
+# %% ../nbs/02_labels.ipynb #a5661ccf
 def _white_mask(path: Path, root: Path) -> np.ndarray:
     "(H, W) bool: brighter than half the maximum, so that 0/1, 0/255 and soft masks all work."
     gray = read_image(path, grayscale=True, root=root)
@@ -375,7 +375,7 @@ def read_masks(
     return _read_painted(folder, "mask", lambda path: _white_mask(path, Path(folder)),
                          options, allow_empty, group_pattern, progress)
 
-# %% ../nbs/02_labels.ipynb #9c7a14a5
+# %% ../nbs/02_labels.ipynb #4b2958fc
 def _read_csv_text(path: Path, required: list[str], root: Path | None) -> pd.DataFrame:
     "A CSV (comma, semicolon or tab) with all cells as text."
     shown = _shown(path, root)
@@ -413,7 +413,7 @@ def _numbers(column: pd.Series, name: str, shown: str) -> np.ndarray:
                 raise ValueError(f"{shown}, row {row}: {name} is {value!r}, which is not a number; correct the cell.")
     return values
 
-# %% ../nbs/02_labels.ipynb #4622ab4d
+# %% ../nbs/02_labels.ipynb #07637d07
 def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     "One CSV as a table with numbers as numbers."
     shown = _shown(path, root)
@@ -440,7 +440,7 @@ def _resolve_names(names: list[str], root: Path) -> list[str]:
     here, paths = {}, set()
     for place, folders, files in os.walk(root):
         folders.sort()
-        if Path(place).name in ("label", "mask"):  # the same bare names as the images beside them
+        if Path(place).name in ("label", "labels", "mask", "masks"):  # the same bare names as the images beside them
             continue
         for file in files:
             path = _shown(Path(place) / file, root)
@@ -458,7 +458,7 @@ def _resolve_names(names: list[str], root: Path) -> list[str]:
         resolved.append(found[0])
     return resolved
 
-# %% ../nbs/02_labels.ipynb #5e9e273f
+# %% ../nbs/02_labels.ipynb #bae6ef71
 def read_boxes_csv(
     path: str | Path,                    # a CSV, or a folder with train.csv val.csv test.csv or boxes.csv
     *,
@@ -485,7 +485,7 @@ def read_boxes_csv(
             table["group"] = [group_of(name, group_pattern) for name in table["name"]]
     return boxes_table(table, "csv")
 
-# %% ../nbs/02_labels.ipynb #810002f5
+# %% ../nbs/02_labels.ipynb #47145ebe
 def write_boxes_csv(
     table: pd.DataFrame,  # boxes table
     path: str | Path,     # the CSV to write
@@ -515,7 +515,7 @@ def _number_text(value: float) -> str:
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
 
-# %% ../nbs/02_labels.ipynb #f58038b3
+# %% ../nbs/02_labels.ipynb #7873f9e8
 def _hc18_files(root: Path) -> list[Path]:
     "Annotations of HC18 in the folder or one level below."
     return sorted([*root.glob("*_Annotation.png"), *root.glob("*/*_Annotation.png")])
@@ -563,7 +563,7 @@ def read_hc18(
                               group=group_of(bare, group_pattern), pixel_size=size)
     return boxes_table(records, "hc18", findings)
 
-# %% ../nbs/02_labels.ipynb #824277b4
+# %% ../nbs/02_labels.ipynb #3dd17f61
 def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
     "Boxes and class names of one annotation."
     rows = []
@@ -597,7 +597,7 @@ def _voc_image(root: Path, xml: Path, filename: str, places: list[Path]) -> Path
     raise FileNotFoundError(f"{_shown(xml, root)}: its image {filename or xml.stem!r} is missing; "
                             "add it or remove the annotation.")
 
-# %% ../nbs/02_labels.ipynb #8c805d7e
+# %% ../nbs/02_labels.ipynb #60173b84
 def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -> dict:
     "Name, size, objects and findings of one annotation."
     shown = _shown(xml, root)
@@ -639,7 +639,7 @@ def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
             splits[stem] = split
     return splits
 
-# %% ../nbs/02_labels.ipynb #bf0b3192
+# %% ../nbs/02_labels.ipynb #6929f354
 def read_voc(
     folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main
     *,
@@ -667,7 +667,7 @@ def _voc_files(root: Path) -> list[Path]:
     "XML files of a VOC folder: in Annotations, or in the folder itself."
     return sorted((root / "Annotations").glob("*.xml")) or sorted(root.glob("*.xml"))
 
-# %% ../nbs/02_labels.ipynb #ee621c78
+# %% ../nbs/02_labels.ipynb #95903de5
 def _has(pattern: str):
     "Test whether a folder holds something that matches."
     return lambda root: next(root.glob(pattern), None) is not None
@@ -681,7 +681,7 @@ FORMATS = {  # name -> (what is looked for, test on the folder, reader); the fir
     "csv": ("train.csv or boxes.csv", lambda root: _has("boxes.csv")(root) or _has("train.csv")(root), read_boxes_csv),
 }
 
-# %% ../nbs/02_labels.ipynb #1fe86c91
+# %% ../nbs/02_labels.ipynb #2d793d77
 def detect_format(
     folder: str | Path,  # folder, or a CSV
 ) -> str:                # a key of FORMATS
@@ -710,7 +710,7 @@ def read_boxes(
         format = detect_format(folder)
     return FORMATS[format][2](folder, progress=progress, **options)
 
-# %% ../nbs/02_labels.ipynb #9c1187d4
+# %% ../nbs/02_labels.ipynb #617a8184
 def no_area(
     table: pd.DataFrame,  # boxes table
 ) -> np.ndarray:          # (rows,) bool
