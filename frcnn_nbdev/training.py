@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'make_optimizer', 'lr_factor', 'check_losses', 'losses_and_detections', 'validate', 'to_device',
            'save_weights', 'Training', 'fit']
 
-# %% ../nbs/16_training.ipynb #cc116226
+# %% ../nbs/16_training.ipynb #2803a92c
 import math
 import os
 import time
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-# %% ../nbs/16_training.ipynb #135506c0
+# %% ../nbs/16_training.ipynb #6d94d003
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
-# %% ../nbs/16_training.ipynb #17d76139
+# %% ../nbs/16_training.ipynb #ce1d41c6
 def make_optimizer(
     model: nn.Module,
     lr: float,                     # learning rate at its highest
@@ -38,7 +38,7 @@ def make_optimizer(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ], lr=lr)
 
-# %% ../nbs/16_training.ipynb #25b77ff4
+# %% ../nbs/16_training.ipynb #c9c170ea
 def lr_factor(
     progress: float,        # share of the training that is done, 0 … 1
     warmup: float = 0.05,   # share of it with a rising rate
@@ -48,7 +48,7 @@ def lr_factor(
         return max(progress / warmup, 1e-3)
     return 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
 
-# %% ../nbs/16_training.ipynb #472cfc93
+# %% ../nbs/16_training.ipynb #49997c2f
 def check_losses(
     losses: dict[str, Tensor],
     step: int,
@@ -56,11 +56,11 @@ def check_losses(
 ) -> None:
     "Raises ValueError, naming step and files, when a loss is not a finite number."
     for name, value in losses.items():
-        if not math.isfinite(float(value)):
-            raise ValueError(f"{name} became {float(value)} in step {step} on the images {', '.join(files)}: "
+        if not math.isfinite(value.item()):
+            raise ValueError(f"{name} became {value.item()} in step {step} on the images {', '.join(files)}: "
                              "lower the learning rate, or look at these images and their boxes")
 
-# %% ../nbs/16_training.ipynb #e5654797
+# %% ../nbs/16_training.ipynb #f3376cc3
 def losses_and_detections(
     model: nn.Module,                              # ours, or one of torchvision's detectors
     images: list[Tensor],
@@ -79,7 +79,7 @@ def losses_and_detections(
     model.eval()
     return losses, detections
 
-# %% ../nbs/16_training.ipynb #0e8f92ed
+# %% ../nbs/16_training.ipynb #d0f50953
 @torch.no_grad()
 def validate(
     model: nn.Module,
@@ -105,7 +105,7 @@ def validate(
         detections += [{k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in d.items()} for d in found]
     return {name: value / max(count, 1) for name, value in sums.items()}, detections
 
-# %% ../nbs/16_training.ipynb #a5cb5f16
+# %% ../nbs/16_training.ipynb #602868fd
 def to_device(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
@@ -115,7 +115,7 @@ def to_device(
     return ([x.to(device, non_blocking=True) for x in images],
             [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets])
 
-# %% ../nbs/16_training.ipynb #6cb703bf
+# %% ../nbs/16_training.ipynb #9f5bf144
 def save_weights(
     model: nn.Module,
     path: str | Path,                         # .safetensors
@@ -128,7 +128,7 @@ def save_weights(
     save_file(state, partial, metadata={k: str(v) for k, v in (metadata or {}).items()})
     os.replace(partial, path)
 
-# %% ../nbs/16_training.ipynb #09174ca8
+# %% ../nbs/16_training.ipynb #3f2de232
 @dataclass
 class Training:
     "What `fit` gives back."
@@ -138,7 +138,7 @@ class Training:
     seconds: float            # wall-clock time, validation included
     times: pd.DataFrame       # a row an epoch: seconds of training and of validation
 
-# %% ../nbs/16_training.ipynb #c91984e4
+# %% ../nbs/16_training.ipynb #047850fa
 def fit(
     model: nn.Module,
     train_loader,                          # batches of (images, targets)
@@ -184,10 +184,12 @@ def fit(
     validation_seconds = 0.0
 
     def share_done() -> float:
+        # The clock decides only when it is clearly ahead of the steps: a training that ends by its epochs
+        # takes the same learning rates each time.
         by_time = 0.0
-        if max_minutes is not None:     # leave time for one more validation
+        if max_minutes is not None:     # and leaves time for one more validation
             by_time = (time.perf_counter() - start) / max(max_minutes * 60 - validation_seconds, 1e-9)
-        return max(step / total_steps, by_time)
+        return max(step / total_steps, 1.05 * by_time - 0.05)
 
     bar = tqdm(total=total_steps, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
     for epoch in range(1, epochs + 1):

@@ -1,0 +1,151 @@
+"Reports end to end: a tiny run, the same numbers twice, and every kind of bad input stopped by one sentence."
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import papermill
+import pytest
+import yaml
+
+from frcnn_nbdev import reports
+from frcnn_nbdev.phantom import write_phantom
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = dict(phantom_train=24, epochs=2, image_size=96, batch_size=4, rois=16, validate_every=1)
+RUN_FILES = ["environment.json", "metrics.json", "model.safetensors", "params.yaml", "predictions.csv", "report.html",
+             "report.ipynb", "times.json"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("reports")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder) -> Path:
+    return reports.run_report("train", dict(TINY, baseline=True), folder / "tiny", progress=False)
+
+
+def test_a_run_folder_is_complete(tiny):
+    assert sorted(p.name for p in tiny.iterdir() if p.is_file()) == RUN_FILES
+    assert list((tiny / "figures").glob("*.png"))
+    metrics = json.loads((tiny / "metrics.json").read_text())
+    assert {"AP", "AP50", "AP75", "accuracy", "mean_iou", "images"} <= set(metrics["test"])
+    assert set(metrics) == {"test", "val", "baseline"} and metrics["test"]["images"] == 6
+    header = (tiny / "predictions.csv").read_text().splitlines()[0]
+    assert header == "name,x1,x2,y1,y2,classname,score"
+    page = (tiny / "report.html").read_text()
+    assert "<img" in page and "https://cdn" not in page and "src=\"http" not in page
+    assert "/s]" not in page and "Warning" not in page, "a progress bar or a warning is on the page"
+
+
+def test_params_yaml_runs_as_is_and_gives_the_same_metrics(tiny, folder):
+    again = reports.run_report("train", yaml.safe_load((tiny / "params.yaml").read_text()), folder / "again", progress=False)
+    assert (again / "metrics.json").read_bytes() == (tiny / "metrics.json").read_bytes()
+
+
+def test_plain_papermill(folder):
+    out = folder / "plain"
+    params = dict(TINY, epochs=1, out=str(out))
+    papermill.execute_notebook(str(ROOT / "reports" / "train.ipynb"), str(folder / "plain.ipynb"), parameters=params,
+                               progress_bar=False)
+    assert (out / "metrics.json").exists() and (out / "model.safetensors").exists()
+
+
+def shell(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([Path(sys.executable).parent / "frcnn_report", *words], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["trian"], "there is no report 'trian'"),
+    (["train", "-p", "epoch", "3"], "no parameter 'epoch': did you mean 'epochs'?"),
+    (["train", "-p", "epochs", "many"], "parameter 'epochs' is 'many' but must be of type int"),
+    (["train", "-p", "epochs", "1.5"], "parameter 'epochs' is '1.5' but must be of type int"),
+    (["train", "-p", "baseline", "perhaps"], "parameter 'baseline' is 'perhaps' but must be of type bool"),
+    (["train", "-f", "missing.yaml"], "missing.yaml"),
+    (["train", "no/such/folder"], "no/such/folder"),
+    (["train", "-p", "backbone", "resnet19", "-p", "phantom_train", "8"], "the backbone 'resnet19' is unknown"),
+    (["train", "-p", "backbone", "squeezenet1_0", "-p", "weights", "none.safetensors", "-p", "phantom_train", "8"],
+     "weights file none.safetensors does not exist"),
+])
+def test_bad_parameters(words, sentence, tmp_path):
+    done = shell(*words, "--name", str(tmp_path / "run"), cwd=tmp_path)
+    assert done.returncode == 1 and sentence in done.stderr
+    assert "Traceback" not in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+def test_parameters_from_yaml_are_checked(tmp_path):
+    (tmp_path / "p.yaml").write_text("lr: 1e-3\nbaseline: 'no'\n")      # both are texts in YAML 1.1
+    args = type("Args", (), dict(report="train", file=str(tmp_path / "p.yaml"), data=None, pairs=[["epochs", "3"]]))
+    assert reports.shell_parameters(args) == {"lr": 1e-3, "baseline": False, "epochs": 3}
+    with pytest.raises(ValueError, match="'epochs' is True"):
+        reports.check_parameters("train", {"epochs": True})
+
+
+def broken(kind: str, folder: Path) -> str:
+    "Damage one file of a labelled folder; returns what the error must name."
+    image = sorted(folder.glob("AC/train/image/*.png"))[0]
+    label = folder / "AC" / "train" / "label" / image.name
+    if kind == "zero bytes":
+        image.write_bytes(b"")
+    elif kind == "no image":
+        image.write_text("not a picture")
+    elif kind == "no paint":
+        cv2.imwrite(str(label), cv2.imread(str(image)))
+    elif kind == "other size":
+        cv2.imwrite(str(label), cv2.imread(str(label))[:-7])
+    return image.name
+
+
+@pytest.mark.parametrize("kind", ["zero bytes", "no image", "no paint", "other size"])
+def test_bad_files_stop_the_report_before_training(kind, tmp_path):
+    write_phantom(tmp_path / "data", images=(8, 4, 4), seed=1, progress=False)
+    name = broken(kind, tmp_path / "data")
+    done = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"), cwd=tmp_path)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and name in last and last.startswith("frcnn_report:")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("row, sentence", [
+    ("{},5,9999,5,60,AC", "outside"), ("{},5,x,5,60,AC", "row"), ("gone.png,5,50,5,60,AC", "gone.png"),
+])
+def test_bad_boxes_stop_the_report(row, sentence, tmp_path):
+    (tmp_path / "data").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["name,x1,x2,y1,y2,classname"]
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / "data" / f"{i}.png"), rng.integers(0, 255, (90, 120), dtype=np.uint8))
+        rows.append(f"{i}.png,5,50,5,60,AC")
+    rows[3] = row.format("2.png")
+    (tmp_path / "data" / "boxes.csv").write_text("\n".join(rows))
+    done = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"), cwd=tmp_path)
+    assert done.returncode == 1 and sentence in done.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_never_overwritten(tiny):
+    with pytest.raises(ValueError, match="exists already"):
+        reports.run_report("train", TINY, tiny)
+
+
+def test_wheel_imports_without_the_repository(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "build", "*.egg-info"))
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source],
+                   check=True, capture_output=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--target", tmp_path / "site", wheel],
+                   check=True, capture_output=True)
+    code = ("import sys; sys.path.insert(0, 'site'); import frcnn_nbdev, pathlib, pkgutil, importlib\n"
+            "names = [m.name for m in pkgutil.iter_modules(frcnn_nbdev.__path__) if not m.name.startswith('_')]\n"
+            "[importlib.import_module('frcnn_nbdev.' + n) for n in names if n != 'report_notebooks']\n"
+            "from frcnn_nbdev.reports import report_names\n"
+            "print(pathlib.Path(frcnn_nbdev.__file__).parents[1].name, len(names), report_names())")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("site ") and "'train'" in done.stdout
