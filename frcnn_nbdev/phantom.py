@@ -6,13 +6,13 @@
 __all__ = ['CLASSES', 'PLACEMENT', 'TISSUES', 'VERSION', 'expected_size', 'Exam', 'draw_exam', 'to_image', 'frame', 'scaled',
            'oval', 'long_bone', 'Structure', 'place_structure', 'structure_mask', 'mask_box', 'Sector', 'place_sector',
            'beam_grid', 'scan_grid', 'Tissue', 'Scene', 'texture_noise', 'paint', 'ribbon', 'wave', 'arc_band',
-           'draw_mother', 'draw_womb', 'draw_crowd', 'draw_distractors', 'paint_skull', 'draw_head', 'draw_abdomen',
-           'draw_limb', 'paint_shaft', 'draw_neighbours', 'draw_scene', 'beam_blur', 'amplitude', 'reflection',
-           'transmission', 'decay_kernel', 'add_artefacts', 'echoes', 'compress', 'add_overlay', 'PhantomImage',
-           'render', 'phantom_exam', 'phantom_image', 'plan_exams', 'write_exam', 'read_phantom', 'write_phantom',
-           'write_plan', 'write_tables']
+           'draw_mother', 'draw_womb', 'draw_crowd', 'draw_distractors', 'paint_skull', 'draw_hemisphere',
+           'draw_midline', 'draw_head', 'draw_abdomen', 'draw_limb', 'paint_shaft', 'draw_neighbours', 'draw_scene',
+           'beam_blur', 'amplitude', 'reflection', 'transmission', 'decay_kernel', 'add_artefacts', 'echoes',
+           'compress', 'add_overlay', 'PhantomImage', 'render', 'phantom_exam', 'phantom_image', 'plan_exams',
+           'write_exam', 'read_phantom', 'write_phantom', 'write_plan', 'write_tables']
 
-# %% ../nbs/03_phantom.ipynb #f85ca918
+# %% ../nbs/03_phantom.ipynb #c7bfd18e
 import json
 import math
 import os
@@ -25,12 +25,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-# %% ../nbs/03_phantom.ipynb #c804e822
+# %% ../nbs/03_phantom.ipynb #98344f58
 CLASSES = ("AC", "FL", "HC", "HUM")
 
-# %% ../nbs/03_phantom.ipynb #4152cd6a
+# %% ../nbs/03_phantom.ipynb #ed414629
 def expected_size(
     classname: str,   # one of CLASSES
     ga_weeks: float,  # gestational age, weeks after the last menstrual period
@@ -48,7 +48,7 @@ def expected_size(
         return (-b + math.sqrt(b * b + 4 * c * (t - a))) / (2 * c)
     raise ValueError(f"unknown class {classname!r}: use one of {', '.join(CLASSES)}")
 
-# %% ../nbs/03_phantom.ipynb #5703bb06
+# %% ../nbs/03_phantom.ipynb #7222a40d
 class Exam(NamedTuple):
     "What all images of one exam share."
     ga_weeks: float       # gestational age
@@ -74,7 +74,7 @@ class Exam(NamedTuple):
     red: bool             # the annotator's colour: red, else green
     overlay: int          # 0 nothing, 1 grey bar, 2 grey bar and blanked text boxes
 
-# %% ../nbs/03_phantom.ipynb #f8496e65
+# %% ../nbs/03_phantom.ipynb #9e63e6de
 def draw_exam(
     rng: np.random.Generator,        # source of randomness
     ga_weeks: float | None = None,   # gestational age; None draws one
@@ -95,7 +95,7 @@ def draw_exam(
         placenta=rng.uniform(0, 2 * math.pi), texture=rng.uniform(4, 8),
         red=bool(rng.random() < 0.5), overlay=int(rng.choice(3, p=[0.45, 0.25, 0.3])))
 
-# %% ../nbs/03_phantom.ipynb #741d4f37
+# %% ../nbs/03_phantom.ipynb #c9029f3e
 def to_image(
     points: np.ndarray,  # (N, 2) along and across the long axis, pixels
     centre: np.ndarray,  # (2,) x, y of the origin
@@ -105,7 +105,7 @@ def to_image(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]]) + centre
 
-# %% ../nbs/03_phantom.ipynb #968883b6
+# %% ../nbs/03_phantom.ipynb #53b907e0
 def frame(
     centre: np.ndarray,            # (2,) x, y of the origin, pixels
     angle: float,                  # radians, direction of the frame's first axis
@@ -116,7 +116,7 @@ def frame(
         return to_image(np.asarray(points, float) * unit, centre, angle)
     return at
 
-# %% ../nbs/03_phantom.ipynb #f6c15769
+# %% ../nbs/03_phantom.ipynb #d2e9787c
 def scaled(
     outline: np.ndarray,  # (N, 2)
     centre: np.ndarray,   # (2,)
@@ -125,7 +125,7 @@ def scaled(
     "An outline shrunk or grown about its centre."
     return centre + (outline - centre) * factor
 
-# %% ../nbs/03_phantom.ipynb #d95bc599
+# %% ../nbs/03_phantom.ipynb #0a222e2f
 def oval(
     length: float,             # pixels
     width: float,              # pixels
@@ -141,7 +141,7 @@ def oval(
             radius += bumps / k * rng.normal() * np.cos(k * t + rng.uniform(0, 2 * np.pi))
     return np.stack([np.cos(t) * radius * length / 2, np.sin(t) * radius * width / 2], 1)
 
-# %% ../nbs/03_phantom.ipynb #755857a1
+# %% ../nbs/03_phantom.ipynb #8948346e
 def long_bone(
     classname: str,            # "FL" or "HUM"
     length: float,             # pixels
@@ -160,7 +160,7 @@ def long_bone(
     x, y = u * length / 2, bow * (1 - u * u) - bow / 2
     return np.concatenate([np.stack([x, y - half], 1), np.stack([x, y + half], 1)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #af2ca78c
+# %% ../nbs/03_phantom.ipynb #43d885c6
 class Structure(NamedTuple):
     "The annotated structure in the picture."
     classname: str
@@ -173,7 +173,7 @@ class Structure(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference or shaft length
 
-# %% ../nbs/03_phantom.ipynb #e7b709e9
+# %% ../nbs/03_phantom.ipynb #b88e5692
 PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees), zoom relative to the head
     "AC": (0.500, 0.508, 0.026, 0.065, 22, 1.02),
     "FL": (0.504, 0.363, 0.028, 0.085, 13.5, 1.05),
@@ -181,7 +181,7 @@ PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees),
     "HUM": (0.512, 0.350, 0.028, 0.080, 10.5, 1.17),
 }
 
-# %% ../nbs/03_phantom.ipynb #35802994
+# %% ../nbs/03_phantom.ipynb #d1c359dc
 def place_structure(
     classname: str,            # one of CLASSES
     exam: Exam,
@@ -215,7 +215,7 @@ def place_structure(
     centre = np.clip((np.array([fx, fy]) + spread) * (width, height), half + 4, np.array([width, height]) - half - 5)
     return Structure(classname, outline + centre, centre, angle, length, across, flip, pixel_size, size_mm)
 
-# %% ../nbs/03_phantom.ipynb #53d2e836
+# %% ../nbs/03_phantom.ipynb #59e976ce
 def structure_mask(
     structure: Structure,
     size: tuple[int, int],  # (height, width)
@@ -225,7 +225,7 @@ def structure_mask(
     cv2.fillPoly(mask, [np.round(structure.outline).astype(np.int32)], 255)
     return mask
 
-# %% ../nbs/03_phantom.ipynb #b30c1bbc
+# %% ../nbs/03_phantom.ipynb #9ad3f793
 def mask_box(
     mask: np.ndarray,  # (H, W), zero outside the structure
 ) -> tuple[int, int, int, int]:
@@ -233,7 +233,7 @@ def mask_box(
     x, y, w, h = cv2.boundingRect(mask)
     return x, y, x + w, y + h
 
-# %% ../nbs/03_phantom.ipynb #088d78ac
+# %% ../nbs/03_phantom.ipynb #610da771
 class Sector(NamedTuple):
     "A convex probe's field of view in the picture; pixels and radians."
     apex_x: float
@@ -243,7 +243,7 @@ class Sector(NamedTuple):
     half_angle: float
     surface: float     # radius of the probe's surface
 
-# %% ../nbs/03_phantom.ipynb #12282e86
+# %% ../nbs/03_phantom.ipynb #0cbe3d82
 def place_sector(
     exam: Exam,
     structure: Structure,
@@ -267,7 +267,7 @@ def place_sector(
     near = max(surface, (surface - top) * math.cos(half_angle) - 4) if exam.zoomed else surface
     return Sector(apex_x, top - surface, near, far, half_angle, surface)
 
-# %% ../nbs/03_phantom.ipynb #43229f7b
+# %% ../nbs/03_phantom.ipynb #2fe2b016
 def beam_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -277,7 +277,7 @@ def beam_grid(
     a = np.linspace(-sector.half_angle, sector.half_angle, shape[1], dtype=np.float32)[None]
     return sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)
 
-# %% ../nbs/03_phantom.ipynb #5fc7cef6
+# %% ../nbs/03_phantom.ipynb #ce86181d
 def scan_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -292,14 +292,14 @@ def scan_grid(
     depth = (r - np.float32(sector.near)) * np.float32((shape[0] - 1) / (sector.far - sector.near))
     return beam, depth
 
-# %% ../nbs/03_phantom.ipynb #89bae13c
+# %% ../nbs/03_phantom.ipynb #c59d23da
 class Tissue(NamedTuple):
     level: float      # dB, backscatter relative to bone
     texture: float    # dB, how much the level varies from place to place
     impedance: float  # MRayl
     loss: float       # dB per mm, there and back
 
-# %% ../nbs/03_phantom.ipynb #fe2507b5
+# %% ../nbs/03_phantom.ipynb #b4fa2f8e
 TISSUES = {
     "fluid": Tissue(-62, 1.5, 1.50, 0.03),
     "skin": Tissue(-19, 2, 1.62, 0.30),
@@ -317,7 +317,7 @@ TISSUES = {
     "bone": Tissue(-5, 2, 3.8, 3.5),
 }
 
-# %% ../nbs/03_phantom.ipynb #f241f562
+# %% ../nbs/03_phantom.ipynb #b58d06a1
 class Scene(NamedTuple):
     "Maps of tissue properties, all (H, W) float32."
     level: np.ndarray
@@ -325,7 +325,7 @@ class Scene(NamedTuple):
     loss: np.ndarray
     noise: np.ndarray       # unit-variance texture that tissues share
 
-# %% ../nbs/03_phantom.ipynb #7abf8749
+# %% ../nbs/03_phantom.ipynb #6ccb088e
 def texture_noise(
     rng: np.random.Generator,
     size: tuple[int, int],   # (height, width)
@@ -339,7 +339,7 @@ def texture_noise(
         total += np.float32(weight * 1.35) * cv2.resize(field, size[::-1], interpolation=cv2.INTER_CUBIC)
     return total
 
-# %% ../nbs/03_phantom.ipynb #be074cd3
+# %% ../nbs/03_phantom.ipynb #2295fa9d
 def paint(
     scene: Scene,
     polygon: np.ndarray,  # (N, 2) x, y
@@ -362,7 +362,7 @@ def paint(
     scene.impedance[region][where] = t.impedance
     scene.loss[region][where] = t.loss * loss
 
-# %% ../nbs/03_phantom.ipynb #cb2965fa
+# %% ../nbs/03_phantom.ipynb #48068deb
 def ribbon(
     line: np.ndarray,                 # (N, 2) x, y of the middle
     width: "float | np.ndarray",      # pixels; one number or one per point
@@ -373,7 +373,7 @@ def ribbon(
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(line),))[:, None]
     return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #b1f33cd9
+# %% ../nbs/03_phantom.ipynb #a9b5fe0e
 def wave(
     rng: np.random.Generator,
     n: int,                # points
@@ -383,7 +383,7 @@ def wave(
     u = np.linspace(0, 1, n)
     return sum(height * rng.normal() / k * np.sin(k * np.pi * u + rng.uniform(0, 6.3)) for k in (1, 2, 3, 5))
 
-# %% ../nbs/03_phantom.ipynb #a9dc87fd
+# %% ../nbs/03_phantom.ipynb #076b62ae
 def arc_band(
     sector: Sector,
     top: np.ndarray,      # (n,) radius per angle, pixels
@@ -394,7 +394,7 @@ def arc_band(
     r, a = np.concatenate([top, bottom[::-1]]), np.concatenate([angle, angle[::-1]])
     return np.stack([sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)], 1)
 
-# %% ../nbs/03_phantom.ipynb #2ddd43f6
+# %% ../nbs/03_phantom.ipynb #16940e4c
 def draw_mother(
     exam: Exam,
     sector: Sector,
@@ -419,7 +419,7 @@ def draw_mother(
         depth = bottom
     return scene
 
-# %% ../nbs/03_phantom.ipynb #6fb797a8
+# %% ../nbs/03_phantom.ipynb #7a5b6042
 def draw_womb(
     scene: Scene,
     exam: Exam,
@@ -439,7 +439,7 @@ def draw_womb(
     paint(scene, to_image(pocket * (1 + 3.5 / reach), centre, tilt), "membrane", -4)
     paint(scene, to_image(pocket, centre, tilt), "fluid", rng.uniform(-4, 14))
 
-# %% ../nbs/03_phantom.ipynb #c349aa68
+# %% ../nbs/03_phantom.ipynb #8f2c5dd2
 def draw_crowd(
     scene: Scene,
     structure: Structure,
@@ -458,7 +458,7 @@ def draw_crowd(
             paint(scene, to_image(oval(*base * rng.uniform(0.05, 0.15, 2), rng, 0.1),
                                   spot + rng.normal(0, 0.1, 2) * base, 0), "limb", rng.uniform(-12, 8))
 
-# %% ../nbs/03_phantom.ipynb #367a695f
+# %% ../nbs/03_phantom.ipynb #7acf76b4
 def draw_distractors(
     scene: Scene,
     structure: Structure,
@@ -486,7 +486,7 @@ def draw_distractors(
                             * base * rng.uniform(0.12, 0.28), centre, rng.normal(0, 0.5))
             paint(scene, ribbon(line, rng.uniform(1.5, 3)), "bone", rng.uniform(-12, -4))
 
-# %% ../nbs/03_phantom.ipynb #96eb1144
+# %% ../nbs/03_phantom.ipynb #12509424
 def paint_skull(
     scene: Scene,
     exam: Exam,
@@ -516,38 +516,36 @@ def paint_skull(
     paint(scene, inner, "fluid", 14)
     return inner
 
-# %% ../nbs/03_phantom.ipynb #c0d1be1a
-def draw_head(
+# %% ../nbs/03_phantom.ipynb #ad057ba0
+def draw_hemisphere(
     scene: Scene,
     exam: Exam,
-    structure: Structure,
+    at: Callable,              # of `frame`, in head lengths, forehead to the left
+    half: float,               # half the width of the head, in head lengths
+    side: int,                 # −1 or 1
     rng: np.random.Generator,
 ) -> None:
-    "Skull, brain, midline, cavum, ventricles with choroid plexus."
-    s, centre = structure, structure.centre
-    at = frame(centre, s.angle, (s.length * s.flip, s.length))
-    inner = paint_skull(scene, exam, structure, rng)
-    paint(scene, scaled(inner, centre, 0.97), "brain", rng.normal(0, 2))
-    young = exam.ga_weeks < rng.normal(19, 1.5)  # early, the choroid plexus fills the ventricles
-    half = s.width / s.length / 2
-    for side in (-1, 1):  # lateral ventricle with choroid plexus, sylvian fissure
-        near = at([[0, side]])[0, 1] < centre[1]  # the half near the probe drowns in reverberation
-        if rng.random() < (0.35 if near else 0.85):
-            y = side * half * rng.uniform(0.4, 0.55)
-            wide = rng.uniform(0.6, 1.1) * (1.7 if young else 1)
-            paint(scene, at(oval(0.42 + 0.15 * young, 0.17 * wide, rng, 0.08) + (0.06, y)), "fluid", 16)
-            paint(scene, at(oval(0.25 + 0.15 * young, 0.12 * wide, rng, 0.15) + (0.1, y)), "choroid", rng.normal(0, 2))
-        x = np.linspace(-0.2, 0.15, 12)
-        paint(scene, ribbon(at(np.stack([x, side * half * (0.8 - 0.6 * x * x)], 1)), 1.6), "membrane", -4)
-    for _ in range(rng.integers(3, 12)):  # sulci and vessels
-        x = np.linspace(0, rng.uniform(0.04, 0.14), 5)
-        spot = (rng.uniform(-0.36, 0.3), rng.uniform(-0.7, 0.7) * half)
-        y = rng.normal(0, 0.25) * x + rng.normal(0, 1.5) * x * x
-        paint(scene, ribbon(at(np.stack([x, y], 1) + spot), rng.uniform(1.2, 2.2)), "membrane", rng.uniform(-12, 3))
-    for side in (-1, 1):  # thalami
-        paint(scene, at(oval(0.2, 0.12) + (-0.02, side * 0.07)), "brain", -5)
+    "Lateral ventricle with choroid plexus, the fissure beside it."
+    near = at([[0, side]])[0, 1] < at([[0, 0]])[0, 1]  # the half near the probe drowns in reverberation
+    if rng.random() < (0.35 if near else 0.85):
+        young = exam.ga_weeks < rng.normal(19, 1.5)    # early, the choroid plexus fills the ventricles
+        y = side * half * rng.uniform(0.4, 0.55)
+        wide = rng.uniform(0.6, 1.1) * (1.7 if young else 1)
+        paint(scene, at(oval(0.42 + 0.15 * young, 0.17 * wide, rng, 0.08) + (0.06, y)), "fluid", 16)
+        paint(scene, at(oval(0.25 + 0.15 * young, 0.12 * wide, rng, 0.15) + (0.1, y)), "choroid", rng.normal(0, 2))
+    x = np.linspace(-0.2, 0.15, 12)
+    paint(scene, ribbon(at(np.stack([x, side * half * (0.8 - 0.6 * x * x)], 1)), 1.6), "membrane", -4)
+    paint(scene, at(oval(0.2, 0.12) + (-0.02, side * 0.07)), "brain", -5)  # thalamus
+
+# %% ../nbs/03_phantom.ipynb #2dd86457
+def draw_midline(
+    scene: Scene,
+    at: Callable,              # of `frame`, in head lengths, forehead to the left
+    rng: np.random.Generator,
+) -> None:
+    "The falx, broken where the plane leaves it, and the cavum."
     start = -0.44
-    while start < 0.42:  # the falx, broken where the plane leaves it
+    while start < 0.42:
         stop = start + rng.uniform(0.08, 0.4)
         x = np.linspace(start, min(stop, 0.44), 10)
         y = 0.006 * np.sin(9 * x + rng.uniform(0, 6))
@@ -558,7 +556,29 @@ def draw_head(
         paint(scene, at(box * (1, 1.5)), "membrane", 2)
         paint(scene, at(box), "fluid", 8)
 
-# %% ../nbs/03_phantom.ipynb #5b346033
+# %% ../nbs/03_phantom.ipynb #de663fdf
+def draw_head(
+    scene: Scene,
+    exam: Exam,
+    structure: Structure,
+    rng: np.random.Generator,
+) -> None:
+    "Skull, brain, sulci, two hemispheres, midline."
+    s = structure
+    at = frame(s.centre, s.angle, (s.length * s.flip, s.length))
+    half = s.width / s.length / 2
+    inner = paint_skull(scene, exam, structure, rng)
+    paint(scene, scaled(inner, s.centre, 0.97), "brain", rng.normal(0, 2))
+    for _ in range(rng.integers(3, 12)):  # sulci and vessels
+        x = np.linspace(0, rng.uniform(0.04, 0.14), 5)
+        spot = (rng.uniform(-0.36, 0.3), rng.uniform(-0.7, 0.7) * half)
+        y = rng.normal(0, 0.25) * x + rng.normal(0, 1.5) * x * x
+        paint(scene, ribbon(at(np.stack([x, y], 1) + spot), rng.uniform(1.2, 2.2)), "membrane", rng.uniform(-12, 3))
+    for side in (-1, 1):
+        draw_hemisphere(scene, exam, at, half, side, rng)
+    draw_midline(scene, at, rng)
+
+# %% ../nbs/03_phantom.ipynb #9b71bc82
 def draw_abdomen(
     scene: Scene,
     exam: Exam,
@@ -592,7 +612,7 @@ def draw_abdomen(
             rib = np.stack([-0.42 * np.cos(a), side * 0.42 * np.sin(a)], 1)
             paint(scene, ribbon(at(rib), 0.022 * d), "skull", rng.uniform(-6, 2))
 
-# %% ../nbs/03_phantom.ipynb #9733d842
+# %% ../nbs/03_phantom.ipynb #b253e22c
 def draw_limb(
     scene: Scene,
     exam: Exam,
@@ -620,7 +640,7 @@ def draw_limb(
         paint(scene, at(oval(0.14, wide, rng, 0.05) + (end * 0.55, 0)), "cartilage")
     paint_shaft(scene, exam, structure, rng)
 
-# %% ../nbs/03_phantom.ipynb #324e7960
+# %% ../nbs/03_phantom.ipynb #38bd7372
 def paint_shaft(
     scene: Scene,
     exam: Exam,
@@ -637,7 +657,7 @@ def paint_shaft(
         piece = np.concatenate([upper[k:k + 3], lower[k:k + 3][::-1]])
         paint(scene, piece, "bone", base + min(float(fade[k] + tilt[k]), 2.0), exam.ossification)
 
-# %% ../nbs/03_phantom.ipynb #c7aebdda
+# %% ../nbs/03_phantom.ipynb #84bdd1ec
 def draw_neighbours(
     scene: Scene,
     structure: Structure,
@@ -664,7 +684,7 @@ def draw_neighbours(
         line = np.stack([np.linspace(0.66, 0.84, 8), np.linspace(0.05, 0.25, 8)], 1)
         paint(scene, ribbon(at(line), 3), "bone", -6)
 
-# %% ../nbs/03_phantom.ipynb #a814ded4
+# %% ../nbs/03_phantom.ipynb #d94a28e2
 def draw_scene(
     exam: Exam,
     structure: Structure,
@@ -681,7 +701,7 @@ def draw_scene(
     draw(scene, exam, structure, rng)
     return scene
 
-# %% ../nbs/03_phantom.ipynb #36285f9f
+# %% ../nbs/03_phantom.ipynb #8b98fd64
 def beam_blur(
     field: np.ndarray,       # (depth, beams, 2) real and imaginary part
     axial: float,            # samples, standard deviation of the pulse
@@ -701,14 +721,14 @@ def beam_blur(
         out += blurred * (unit * weight / np.sqrt(power)).astype(np.float32)[:, None, None]
     return out
 
-# %% ../nbs/03_phantom.ipynb #4c910037
+# %% ../nbs/03_phantom.ipynb #43b2bc2b
 def amplitude(
     db: "float | np.ndarray",   # decibels
 ) -> "np.float32 | np.ndarray": # 1 at 0 dB, 0.1 at -20 dB
     "Decibels to amplitude."
     return np.exp(np.asarray(db, np.float32) * np.float32(math.log(10) / 20))
 
-# %% ../nbs/03_phantom.ipynb #0eb0c683
+# %% ../nbs/03_phantom.ipynb #cf0b6123
 def reflection(
     impedance: np.ndarray,  # (depth, beams) MRayl
     aspect: float,          # distance between beams divided by distance between depth samples
@@ -721,7 +741,7 @@ def reflection(
     facing = along * along / (along * along + across * across + 1e-8)
     return np.abs(along) / z * facing ** np.float32(sharpness / 2)
 
-# %% ../nbs/03_phantom.ipynb #6c937049
+# %% ../nbs/03_phantom.ipynb #e3ce7ab4
 def transmission(
     loss: np.ndarray,          # (depth, beams) dB per sample
     rng: np.random.Generator,
@@ -737,7 +757,7 @@ def transmission(
     gain = 0.85 * tgc + wobble + contact - lost
     return amplitude(np.clip(gain, -60, 9))
 
-# %% ../nbs/03_phantom.ipynb #814e7d6d
+# %% ../nbs/03_phantom.ipynb #7906e970
 def decay_kernel(
     length: int,     # samples after which the echo has died away
 ) -> np.ndarray:     # (2·length + 1, 1) float32: an exponential that only looks up, for cv2.filter2D
@@ -746,7 +766,7 @@ def decay_kernel(
     kernel[:length, 0] = np.exp(-3 * np.arange(length, 0, -1) / length)
     return kernel
 
-# %% ../nbs/03_phantom.ipynb #6faf134a
+# %% ../nbs/03_phantom.ipynb #bd80d668
 def add_artefacts(
     envelope: np.ndarray,        # (depth, beams)
     exam: Exam,
@@ -768,7 +788,7 @@ def add_artefacts(
     grain = np.sqrt(cv2.blur(rng.exponential(1, envelope.shape).astype(np.float32), (3, 3)))
     return envelope + (haze + hiss)[:, None] * grain
 
-# %% ../nbs/03_phantom.ipynb #2e26a779
+# %% ../nbs/03_phantom.ipynb #b6addcdf
 def echoes(
     scene: Scene,
     sector: Sector,
@@ -796,7 +816,7 @@ def echoes(
     field = beam_blur(field, exam.axial / sample, lateral / beam)
     return add_artefacts(cv2.magnitude(field[..., 0], field[..., 1]), exam, depth, rng)
 
-# %% ../nbs/03_phantom.ipynb #de58a4cf
+# %% ../nbs/03_phantom.ipynb #0a9f3076
 def compress(
     envelope: np.ndarray,  # (depth, beams) amplitude
     exam: Exam,
@@ -807,7 +827,7 @@ def compress(
     grey = cv2.addWeighted(grey, 1 - exam.smoothing, cv2.GaussianBlur(grey, (0, 0), sigmaX=1.4, sigmaY=0.7), exam.smoothing, 0)
     return grey * 255
 
-# %% ../nbs/03_phantom.ipynb #2425b4b5
+# %% ../nbs/03_phantom.ipynb #cba1e854
 def add_overlay(
     image: np.ndarray,         # (H, W) uint8, changed in place
     box: tuple[int, int, int, int],
@@ -825,7 +845,7 @@ def add_overlay(
             if x >= box[2] or y >= box[3] or y + h <= box[1]:
                 image[y:y + h, x:x + w] = 0
 
-# %% ../nbs/03_phantom.ipynb #8a711e1d
+# %% ../nbs/03_phantom.ipynb #cf52570a
 class PhantomImage(NamedTuple):
     "One synthetic picture and everything that is known about it."
     image: np.ndarray     # (H, W) uint8
@@ -837,7 +857,7 @@ class PhantomImage(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference (AC, HC) or shaft length (FL, HUM)
 
-# %% ../nbs/03_phantom.ipynb #6d905158
+# %% ../nbs/03_phantom.ipynb #cb304b3a
 def render(
     classname: str,
     exam: Exam,
@@ -860,7 +880,7 @@ def render(
     label[mask > 0] = (128, 0, 0) if exam.red else (0, 128, 0)
     return PhantomImage(image, label, mask, box, classname, exam.ga_weeks, structure.pixel_size, structure.size_mm)
 
-# %% ../nbs/03_phantom.ipynb #6325be1e
+# %% ../nbs/03_phantom.ipynb #6c005fdb
 def phantom_exam(
     *,
     seed: int,                              # same seed, same exam
@@ -877,7 +897,7 @@ def phantom_exam(
         expected_size(classname, 20)  # refuses an unknown class before any work
     return [render(c, exam, [seed, 1 + k], size) for k, c in enumerate(classes)]
 
-# %% ../nbs/03_phantom.ipynb #496a7363
+# %% ../nbs/03_phantom.ipynb #069476f6
 def phantom_image(
     classname: str,                      # one of CLASSES
     *,
@@ -888,10 +908,10 @@ def phantom_image(
     "One synthetic picture of one class."
     return phantom_exam(seed=seed, classes=(classname,), ga_weeks=ga_weeks, size=size)[0]
 
-# %% ../nbs/03_phantom.ipynb #3ad5b735
+# %% ../nbs/03_phantom.ipynb #8fb793fb
 VERSION = 1  # raise it when the same seed gives other bytes
 
-# %% ../nbs/03_phantom.ipynb #c5b11fbb
+# %% ../nbs/03_phantom.ipynb #a48f6c58
 def plan_exams(
     images: tuple[int, int, int],  # train, val, test
     seed: int,
@@ -915,7 +935,7 @@ def plan_exams(
                              numbers=numbers, seed=int(rng.integers(2**31))))
     return plan
 
-# %% ../nbs/03_phantom.ipynb #2d18d273
+# %% ../nbs/03_phantom.ipynb #5363c114
 def write_exam(
     entry: dict,       # one entry of `plan_exams`
     folder: str,       # where the data set goes
@@ -936,19 +956,23 @@ def write_exam(
                          size_mm=round(image.size_mm, 2)))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #42088aa1
+# %% ../nbs/03_phantom.ipynb #63ed5069
 def read_phantom(
     folder: "str | Path",  # a folder that `write_phantom` finished
 ) -> pd.DataFrame:         # boxes table; `name` relative to folder
     "The boxes table of a finished phantom folder."
-    table = pd.concat([pd.read_csv(Path(folder) / f"{split}.csv") for split in ("train", "val", "test")])
-    more = pd.read_csv(Path(folder) / "images.csv")
+    folder = Path(folder)
+    if not (folder / "phantom.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a finished phantom folder: make one with write_phantom")
+    splits = [pd.read_csv(folder / f"{split}.csv") for split in ("train", "val", "test")]
+    table = pd.concat([boxes for boxes in splits if len(boxes)])
+    more = pd.read_csv(folder / "images.csv")
     table = table.merge(more, on=["name", "classname"], validate="one_to_one")
-    table["height"], table["width"] = json.loads((Path(folder) / "phantom.json").read_text())["size"]
+    table["height"], table["width"] = json.loads((folder / "phantom.json").read_text())["size"]
     table["name"] = table.classname + "/" + table.split + "/image/" + table.name
     return table[["name", "x1", "x2", "y1", "y2", "classname", "split", "group", "width", "height", "pixel_size"]]
 
-# %% ../nbs/03_phantom.ipynb #9f248d87
+# %% ../nbs/03_phantom.ipynb #f4c5d7cc
 def write_phantom(
     folder: "str | Path",                               # made; its parent too
     *,
@@ -982,7 +1006,7 @@ def write_phantom(
         shutil.rmtree(partial, ignore_errors=True)
     return read_phantom(folder)
 
-# %% ../nbs/03_phantom.ipynb #298c20b5
+# %% ../nbs/03_phantom.ipynb #142731e9
 def write_plan(
     plan: list[dict],         # of `plan_exams`
     folder: Path,             # made here
@@ -1008,7 +1032,7 @@ def write_plan(
                 bar.update(len(done))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #c3f80af4
+# %% ../nbs/03_phantom.ipynb #7a68f8b2
 def write_tables(
     rows: list[dict],  # of `write_exam`
     folder: Path,
