@@ -12,7 +12,7 @@ __all__ = ['CLASSES', 'PLACEMENT', 'TISSUES', 'VERSION', 'expected_size', 'Exam'
            'compress', 'add_overlay', 'PhantomImage', 'render', 'phantom_exam', 'phantom_image', 'plan_exams',
            'write_exam', 'read_phantom', 'write_phantom', 'write_plan', 'write_tables']
 
-# %% ../nbs/03_phantom.ipynb #c7bfd18e
+# %% ../nbs/03_phantom.ipynb #cd933b11
 import json
 import math
 import os
@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-# %% ../nbs/03_phantom.ipynb #98344f58
+# %% ../nbs/03_phantom.ipynb #125e5339
 CLASSES = ("AC", "FL", "HC", "HUM")
 
-# %% ../nbs/03_phantom.ipynb #ed414629
+# %% ../nbs/03_phantom.ipynb #9dd1e3db
 def expected_size(
     classname: str,   # one of CLASSES
     ga_weeks: float,  # gestational age, weeks after the last menstrual period
@@ -48,7 +48,7 @@ def expected_size(
         return (-b + math.sqrt(b * b + 4 * c * (t - a))) / (2 * c)
     raise ValueError(f"unknown class {classname!r}: use one of {', '.join(CLASSES)}")
 
-# %% ../nbs/03_phantom.ipynb #7222a40d
+# %% ../nbs/03_phantom.ipynb #7c9ac54d
 class Exam(NamedTuple):
     "What all images of one exam share."
     ga_weeks: float       # gestational age
@@ -74,7 +74,7 @@ class Exam(NamedTuple):
     red: bool             # the annotator's colour: red, else green
     overlay: int          # 0 nothing, 1 grey bar, 2 grey bar and blanked text boxes
 
-# %% ../nbs/03_phantom.ipynb #9e63e6de
+# %% ../nbs/03_phantom.ipynb #23d3773c
 def draw_exam(
     rng: np.random.Generator,        # source of randomness
     ga_weeks: float | None = None,   # gestational age; None draws one
@@ -95,7 +95,7 @@ def draw_exam(
         placenta=rng.uniform(0, 2 * math.pi), texture=rng.uniform(4, 8),
         red=bool(rng.random() < 0.5), overlay=int(rng.choice(3, p=[0.45, 0.25, 0.3])))
 
-# %% ../nbs/03_phantom.ipynb #c9029f3e
+# %% ../nbs/03_phantom.ipynb #8585d24e
 def to_image(
     points: np.ndarray,  # (N, 2) along and across the long axis, pixels
     centre: np.ndarray,  # (2,) x, y of the origin
@@ -105,7 +105,7 @@ def to_image(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]]) + centre
 
-# %% ../nbs/03_phantom.ipynb #53b907e0
+# %% ../nbs/03_phantom.ipynb #1958f7a8
 def frame(
     centre: np.ndarray,            # (2,) x, y of the origin, pixels
     angle: float,                  # radians, direction of the frame's first axis
@@ -116,7 +116,7 @@ def frame(
         return to_image(np.asarray(points, float) * unit, centre, angle)
     return at
 
-# %% ../nbs/03_phantom.ipynb #d2e9787c
+# %% ../nbs/03_phantom.ipynb #bb6c5136
 def scaled(
     outline: np.ndarray,  # (N, 2)
     centre: np.ndarray,   # (2,)
@@ -125,7 +125,7 @@ def scaled(
     "An outline shrunk or grown about its centre."
     return centre + (outline - centre) * factor
 
-# %% ../nbs/03_phantom.ipynb #0a222e2f
+# %% ../nbs/03_phantom.ipynb #a1b769c4
 def oval(
     length: float,             # pixels
     width: float,              # pixels
@@ -141,7 +141,7 @@ def oval(
             radius += bumps / k * rng.normal() * np.cos(k * t + rng.uniform(0, 2 * np.pi))
     return np.stack([np.cos(t) * radius * length / 2, np.sin(t) * radius * width / 2], 1)
 
-# %% ../nbs/03_phantom.ipynb #8948346e
+# %% ../nbs/03_phantom.ipynb #09772142
 def long_bone(
     classname: str,            # "FL" or "HUM"
     length: float,             # pixels
@@ -152,15 +152,15 @@ def long_bone(
     u = np.linspace(-1, 1, 33)
     if classname == "FL":
         half = 1 + rng.uniform(0.5, 0.9) * np.abs(u) ** 4 + rng.uniform(0.1, 0.4) * np.maximum(u, 0) ** 4
-        bow = rng.uniform(0.03, 0.07) * length
+        bow = rng.uniform(0.015, 0.06) * length
     else:
         half = 1 + rng.uniform(0.1, 0.3) * np.abs(u) ** 6 + rng.uniform(0.9, 1.5) * np.maximum(u, 0) ** 3
-        bow = rng.uniform(-0.012, 0.018) * length
+        bow = rng.uniform(-0.02, 0.025) * length
     half = half * width / 2 * np.sqrt(np.clip(1.03 - np.abs(u) ** 8, 0, None))
     x, y = u * length / 2, bow * (1 - u * u) - bow / 2
     return np.concatenate([np.stack([x, y - half], 1), np.stack([x, y + half], 1)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #43d885c6
+# %% ../nbs/03_phantom.ipynb #964fa959
 class Structure(NamedTuple):
     "The annotated structure in the picture."
     classname: str
@@ -173,7 +173,7 @@ class Structure(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference or shaft length
 
-# %% ../nbs/03_phantom.ipynb #b88e5692
+# %% ../nbs/03_phantom.ipynb #6d8e38d9
 PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees), zoom relative to the head
     "AC": (0.500, 0.508, 0.026, 0.065, 22, 1.02),
     "FL": (0.504, 0.363, 0.028, 0.085, 13.5, 1.05),
@@ -181,7 +181,7 @@ PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees),
     "HUM": (0.512, 0.350, 0.028, 0.080, 10.5, 1.17),
 }
 
-# %% ../nbs/03_phantom.ipynb #d1c359dc
+# %% ../nbs/03_phantom.ipynb #44af1019
 def place_structure(
     classname: str,            # one of CLASSES
     exam: Exam,
@@ -215,7 +215,7 @@ def place_structure(
     centre = np.clip((np.array([fx, fy]) + spread) * (width, height), half + 4, np.array([width, height]) - half - 5)
     return Structure(classname, outline + centre, centre, angle, length, across, flip, pixel_size, size_mm)
 
-# %% ../nbs/03_phantom.ipynb #59e976ce
+# %% ../nbs/03_phantom.ipynb #b6d67267
 def structure_mask(
     structure: Structure,
     size: tuple[int, int],  # (height, width)
@@ -225,7 +225,7 @@ def structure_mask(
     cv2.fillPoly(mask, [np.round(structure.outline).astype(np.int32)], 255)
     return mask
 
-# %% ../nbs/03_phantom.ipynb #9ad3f793
+# %% ../nbs/03_phantom.ipynb #5f51cf43
 def mask_box(
     mask: np.ndarray,  # (H, W), zero outside the structure
 ) -> tuple[int, int, int, int]:
@@ -233,7 +233,7 @@ def mask_box(
     x, y, w, h = cv2.boundingRect(mask)
     return x, y, x + w, y + h
 
-# %% ../nbs/03_phantom.ipynb #610da771
+# %% ../nbs/03_phantom.ipynb #38507156
 class Sector(NamedTuple):
     "A convex probe's field of view in the picture; pixels and radians."
     apex_x: float
@@ -243,7 +243,7 @@ class Sector(NamedTuple):
     half_angle: float
     surface: float     # radius of the probe's surface
 
-# %% ../nbs/03_phantom.ipynb #0cbe3d82
+# %% ../nbs/03_phantom.ipynb #2185bd59
 def place_sector(
     exam: Exam,
     structure: Structure,
@@ -267,7 +267,7 @@ def place_sector(
     near = max(surface, (surface - top) * math.cos(half_angle) - 4) if exam.zoomed else surface
     return Sector(apex_x, top - surface, near, far, half_angle, surface)
 
-# %% ../nbs/03_phantom.ipynb #2fe2b016
+# %% ../nbs/03_phantom.ipynb #310d57a6
 def beam_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -277,7 +277,7 @@ def beam_grid(
     a = np.linspace(-sector.half_angle, sector.half_angle, shape[1], dtype=np.float32)[None]
     return sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)
 
-# %% ../nbs/03_phantom.ipynb #ce86181d
+# %% ../nbs/03_phantom.ipynb #16faa9e4
 def scan_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -292,14 +292,14 @@ def scan_grid(
     depth = (r - np.float32(sector.near)) * np.float32((shape[0] - 1) / (sector.far - sector.near))
     return beam, depth
 
-# %% ../nbs/03_phantom.ipynb #c59d23da
+# %% ../nbs/03_phantom.ipynb #8f7d25cc
 class Tissue(NamedTuple):
     level: float      # dB, backscatter relative to bone
     texture: float    # dB, how much the level varies from place to place
     impedance: float  # MRayl
     loss: float       # dB per mm, there and back
 
-# %% ../nbs/03_phantom.ipynb #b4fa2f8e
+# %% ../nbs/03_phantom.ipynb #379e17f3
 TISSUES = {
     "fluid": Tissue(-62, 1.5, 1.50, 0.03),
     "skin": Tissue(-19, 2, 1.62, 0.30),
@@ -317,7 +317,7 @@ TISSUES = {
     "bone": Tissue(-5, 2, 3.8, 3.5),
 }
 
-# %% ../nbs/03_phantom.ipynb #b58d06a1
+# %% ../nbs/03_phantom.ipynb #8c058d67
 class Scene(NamedTuple):
     "Maps of tissue properties, all (H, W) float32."
     level: np.ndarray
@@ -325,7 +325,7 @@ class Scene(NamedTuple):
     loss: np.ndarray
     noise: np.ndarray       # unit-variance texture that tissues share
 
-# %% ../nbs/03_phantom.ipynb #6ccb088e
+# %% ../nbs/03_phantom.ipynb #ab344409
 def texture_noise(
     rng: np.random.Generator,
     size: tuple[int, int],   # (height, width)
@@ -339,7 +339,7 @@ def texture_noise(
         total += np.float32(weight * 1.35) * cv2.resize(field, size[::-1], interpolation=cv2.INTER_CUBIC)
     return total
 
-# %% ../nbs/03_phantom.ipynb #2295fa9d
+# %% ../nbs/03_phantom.ipynb #c0397396
 def paint(
     scene: Scene,
     polygon: np.ndarray,  # (N, 2) x, y
@@ -362,7 +362,7 @@ def paint(
     scene.impedance[region][where] = t.impedance
     scene.loss[region][where] = t.loss * loss
 
-# %% ../nbs/03_phantom.ipynb #48068deb
+# %% ../nbs/03_phantom.ipynb #303c9e18
 def ribbon(
     line: np.ndarray,                 # (N, 2) x, y of the middle
     width: "float | np.ndarray",      # pixels; one number or one per point
@@ -373,7 +373,7 @@ def ribbon(
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(line),))[:, None]
     return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #a9b5fe0e
+# %% ../nbs/03_phantom.ipynb #7f1f09d9
 def wave(
     rng: np.random.Generator,
     n: int,                # points
@@ -383,7 +383,7 @@ def wave(
     u = np.linspace(0, 1, n)
     return sum(height * rng.normal() / k * np.sin(k * np.pi * u + rng.uniform(0, 6.3)) for k in (1, 2, 3, 5))
 
-# %% ../nbs/03_phantom.ipynb #076b62ae
+# %% ../nbs/03_phantom.ipynb #e2b3899d
 def arc_band(
     sector: Sector,
     top: np.ndarray,      # (n,) radius per angle, pixels
@@ -394,7 +394,7 @@ def arc_band(
     r, a = np.concatenate([top, bottom[::-1]]), np.concatenate([angle, angle[::-1]])
     return np.stack([sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)], 1)
 
-# %% ../nbs/03_phantom.ipynb #16940e4c
+# %% ../nbs/03_phantom.ipynb #18f193c0
 def draw_mother(
     exam: Exam,
     sector: Sector,
@@ -419,7 +419,7 @@ def draw_mother(
         depth = bottom
     return scene
 
-# %% ../nbs/03_phantom.ipynb #7a5b6042
+# %% ../nbs/03_phantom.ipynb #a9b78471
 def draw_womb(
     scene: Scene,
     exam: Exam,
@@ -439,7 +439,7 @@ def draw_womb(
     paint(scene, to_image(pocket * (1 + 3.5 / reach), centre, tilt), "membrane", -4)
     paint(scene, to_image(pocket, centre, tilt), "fluid", rng.uniform(-4, 14))
 
-# %% ../nbs/03_phantom.ipynb #8f2c5dd2
+# %% ../nbs/03_phantom.ipynb #d77a032a
 def draw_crowd(
     scene: Scene,
     structure: Structure,
@@ -458,7 +458,7 @@ def draw_crowd(
             paint(scene, to_image(oval(*base * rng.uniform(0.05, 0.15, 2), rng, 0.1),
                                   spot + rng.normal(0, 0.1, 2) * base, 0), "limb", rng.uniform(-12, 8))
 
-# %% ../nbs/03_phantom.ipynb #7acf76b4
+# %% ../nbs/03_phantom.ipynb #496b51fb
 def draw_distractors(
     scene: Scene,
     structure: Structure,
@@ -486,7 +486,7 @@ def draw_distractors(
                             * base * rng.uniform(0.12, 0.28), centre, rng.normal(0, 0.5))
             paint(scene, ribbon(line, rng.uniform(1.5, 3)), "bone", rng.uniform(-12, -4))
 
-# %% ../nbs/03_phantom.ipynb #12509424
+# %% ../nbs/03_phantom.ipynb #bee3dc15
 def paint_skull(
     scene: Scene,
     exam: Exam,
@@ -516,7 +516,7 @@ def paint_skull(
     paint(scene, inner, "fluid", 14)
     return inner
 
-# %% ../nbs/03_phantom.ipynb #ad057ba0
+# %% ../nbs/03_phantom.ipynb #3a3e4c8a
 def draw_hemisphere(
     scene: Scene,
     exam: Exam,
@@ -537,7 +537,7 @@ def draw_hemisphere(
     paint(scene, ribbon(at(np.stack([x, side * half * (0.8 - 0.6 * x * x)], 1)), 1.6), "membrane", -4)
     paint(scene, at(oval(0.2, 0.12) + (-0.02, side * 0.07)), "brain", -5)  # thalamus
 
-# %% ../nbs/03_phantom.ipynb #2dd86457
+# %% ../nbs/03_phantom.ipynb #49b3478f
 def draw_midline(
     scene: Scene,
     at: Callable,              # of `frame`, in head lengths, forehead to the left
@@ -556,7 +556,7 @@ def draw_midline(
         paint(scene, at(box * (1, 1.5)), "membrane", 2)
         paint(scene, at(box), "fluid", 8)
 
-# %% ../nbs/03_phantom.ipynb #de663fdf
+# %% ../nbs/03_phantom.ipynb #b4f12548
 def draw_head(
     scene: Scene,
     exam: Exam,
@@ -578,7 +578,7 @@ def draw_head(
         draw_hemisphere(scene, exam, at, half, side, rng)
     draw_midline(scene, at, rng)
 
-# %% ../nbs/03_phantom.ipynb #9b71bc82
+# %% ../nbs/03_phantom.ipynb #ffe33ba0
 def draw_abdomen(
     scene: Scene,
     exam: Exam,
@@ -612,7 +612,7 @@ def draw_abdomen(
             rib = np.stack([-0.42 * np.cos(a), side * 0.42 * np.sin(a)], 1)
             paint(scene, ribbon(at(rib), 0.022 * d), "skull", rng.uniform(-6, 2))
 
-# %% ../nbs/03_phantom.ipynb #b253e22c
+# %% ../nbs/03_phantom.ipynb #16ca0f46
 def draw_limb(
     scene: Scene,
     exam: Exam,
@@ -623,7 +623,7 @@ def draw_limb(
     s = structure
     femur = s.classname == "FL"
     at = frame(s.centre, s.angle, (s.length * s.flip, s.length))
-    girth = rng.uniform(0.42, 0.62) if femur else rng.uniform(0.32, 0.46)
+    girth = rng.uniform(0.38, 0.58) if femur else rng.uniform(0.34, 0.5)
     x = np.linspace(-0.8, 0.95, 28)
     axis = np.stack([x, rng.normal(0, 0.03) + rng.normal(0, 0.1) * x + rng.normal(0, 0.08) * x * x], 1)
     draw_neighbours(scene, structure, rng, at)
@@ -640,7 +640,7 @@ def draw_limb(
         paint(scene, at(oval(0.14, wide, rng, 0.05) + (end * 0.55, 0)), "cartilage")
     paint_shaft(scene, exam, structure, rng)
 
-# %% ../nbs/03_phantom.ipynb #38bd7372
+# %% ../nbs/03_phantom.ipynb #ac53a24a
 def paint_shaft(
     scene: Scene,
     exam: Exam,
@@ -657,7 +657,7 @@ def paint_shaft(
         piece = np.concatenate([upper[k:k + 3], lower[k:k + 3][::-1]])
         paint(scene, piece, "bone", base + min(float(fade[k] + tilt[k]), 2.0), exam.ossification)
 
-# %% ../nbs/03_phantom.ipynb #84bdd1ec
+# %% ../nbs/03_phantom.ipynb #1766e364
 def draw_neighbours(
     scene: Scene,
     structure: Structure,
@@ -671,20 +671,22 @@ def draw_neighbours(
             paint(scene, at(oval(0.9, 0.8, rng, 0.06) + (1.0, rng.uniform(0, 0.3))), "limb", rng.normal(-1, 2))
             line = np.stack([np.linspace(0.72, 0.95, 8), rng.uniform(-0.2, 0.1) + np.linspace(0, 0.1, 8)], 1)
             paint(scene, ribbon(at(line), 3), "bone", -7)
+        for _ in range(rng.choice(3, p=[0.7, 0.15, 0.15])):  # parts of the pelvis, as bright as ribs
+            paint(scene, at(oval(0.09, 0.05) + (rng.uniform(-0.5, 0.9), rng.uniform(0.2, 0.5))), "bone", -6)
         if rng.random() < 0.4:  # the upper end of the tibia
             line = np.stack([np.linspace(-0.72, -0.9, 8), np.linspace(0.05, 0.3, 8)], 1)
             paint(scene, ribbon(at(line), 0.05 * length), "bone", -6)
         return
     trunk = np.array([0.55, rng.uniform(0.5, 0.7)])
     paint(scene, at(oval(1.5, 0.9, rng, 0.05) + trunk), "limb", rng.normal(-2, 2))
-    for k in range(rng.choice([0, 2, 3, 4, 5], p=[0.35, 0.15, 0.2, 0.15, 0.15])):  # ribs
+    for k in range(rng.choice([0, 2, 3, 4, 5], p=[0.5, 0.15, 0.15, 0.1, 0.1])):  # ribs
         spot = trunk + (0.22 * k - 0.5, -0.3 + 0.04 * rng.normal())
         paint(scene, at(oval(0.09, 0.05) + spot), "bone", rng.uniform(-8, -3))
     if rng.random() < 0.7:
         line = np.stack([np.linspace(0.66, 0.84, 8), np.linspace(0.05, 0.25, 8)], 1)
         paint(scene, ribbon(at(line), 3), "bone", -6)
 
-# %% ../nbs/03_phantom.ipynb #d94a28e2
+# %% ../nbs/03_phantom.ipynb #73fd3376
 def draw_scene(
     exam: Exam,
     structure: Structure,
@@ -701,7 +703,7 @@ def draw_scene(
     draw(scene, exam, structure, rng)
     return scene
 
-# %% ../nbs/03_phantom.ipynb #8b98fd64
+# %% ../nbs/03_phantom.ipynb #28765e16
 def beam_blur(
     field: np.ndarray,       # (depth, beams, 2) real and imaginary part
     axial: float,            # samples, standard deviation of the pulse
@@ -721,14 +723,14 @@ def beam_blur(
         out += blurred * (unit * weight / np.sqrt(power)).astype(np.float32)[:, None, None]
     return out
 
-# %% ../nbs/03_phantom.ipynb #43b2bc2b
+# %% ../nbs/03_phantom.ipynb #87232bdf
 def amplitude(
     db: "float | np.ndarray",   # decibels
 ) -> "np.float32 | np.ndarray": # 1 at 0 dB, 0.1 at -20 dB
     "Decibels to amplitude."
     return np.exp(np.asarray(db, np.float32) * np.float32(math.log(10) / 20))
 
-# %% ../nbs/03_phantom.ipynb #cf0b6123
+# %% ../nbs/03_phantom.ipynb #981f66fb
 def reflection(
     impedance: np.ndarray,  # (depth, beams) MRayl
     aspect: float,          # distance between beams divided by distance between depth samples
@@ -741,7 +743,7 @@ def reflection(
     facing = along * along / (along * along + across * across + 1e-8)
     return np.abs(along) / z * facing ** np.float32(sharpness / 2)
 
-# %% ../nbs/03_phantom.ipynb #e3ce7ab4
+# %% ../nbs/03_phantom.ipynb #081e99f7
 def transmission(
     loss: np.ndarray,          # (depth, beams) dB per sample
     rng: np.random.Generator,
@@ -757,7 +759,7 @@ def transmission(
     gain = 0.85 * tgc + wobble + contact - lost
     return amplitude(np.clip(gain, -60, 9))
 
-# %% ../nbs/03_phantom.ipynb #7906e970
+# %% ../nbs/03_phantom.ipynb #2062b2a6
 def decay_kernel(
     length: int,     # samples after which the echo has died away
 ) -> np.ndarray:     # (2·length + 1, 1) float32: an exponential that only looks up, for cv2.filter2D
@@ -766,7 +768,7 @@ def decay_kernel(
     kernel[:length, 0] = np.exp(-3 * np.arange(length, 0, -1) / length)
     return kernel
 
-# %% ../nbs/03_phantom.ipynb #bd80d668
+# %% ../nbs/03_phantom.ipynb #a721b574
 def add_artefacts(
     envelope: np.ndarray,        # (depth, beams)
     exam: Exam,
@@ -788,7 +790,7 @@ def add_artefacts(
     grain = np.sqrt(cv2.blur(rng.exponential(1, envelope.shape).astype(np.float32), (3, 3)))
     return envelope + (haze + hiss)[:, None] * grain
 
-# %% ../nbs/03_phantom.ipynb #b6addcdf
+# %% ../nbs/03_phantom.ipynb #8bc7125c
 def echoes(
     scene: Scene,
     sector: Sector,
@@ -816,7 +818,7 @@ def echoes(
     field = beam_blur(field, exam.axial / sample, lateral / beam)
     return add_artefacts(cv2.magnitude(field[..., 0], field[..., 1]), exam, depth, rng)
 
-# %% ../nbs/03_phantom.ipynb #0a9f3076
+# %% ../nbs/03_phantom.ipynb #a6fbb5eb
 def compress(
     envelope: np.ndarray,  # (depth, beams) amplitude
     exam: Exam,
@@ -827,7 +829,7 @@ def compress(
     grey = cv2.addWeighted(grey, 1 - exam.smoothing, cv2.GaussianBlur(grey, (0, 0), sigmaX=1.4, sigmaY=0.7), exam.smoothing, 0)
     return grey * 255
 
-# %% ../nbs/03_phantom.ipynb #cba1e854
+# %% ../nbs/03_phantom.ipynb #852dabb6
 def add_overlay(
     image: np.ndarray,         # (H, W) uint8, changed in place
     box: tuple[int, int, int, int],
@@ -845,7 +847,7 @@ def add_overlay(
             if x >= box[2] or y >= box[3] or y + h <= box[1]:
                 image[y:y + h, x:x + w] = 0
 
-# %% ../nbs/03_phantom.ipynb #cf52570a
+# %% ../nbs/03_phantom.ipynb #07d337b5
 class PhantomImage(NamedTuple):
     "One synthetic picture and everything that is known about it."
     image: np.ndarray     # (H, W) uint8
@@ -857,7 +859,7 @@ class PhantomImage(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference (AC, HC) or shaft length (FL, HUM)
 
-# %% ../nbs/03_phantom.ipynb #cb304b3a
+# %% ../nbs/03_phantom.ipynb #6449dedb
 def render(
     classname: str,
     exam: Exam,
@@ -880,7 +882,7 @@ def render(
     label[mask > 0] = (128, 0, 0) if exam.red else (0, 128, 0)
     return PhantomImage(image, label, mask, box, classname, exam.ga_weeks, structure.pixel_size, structure.size_mm)
 
-# %% ../nbs/03_phantom.ipynb #6c005fdb
+# %% ../nbs/03_phantom.ipynb #8af0ac8e
 def phantom_exam(
     *,
     seed: int,                              # same seed, same exam
@@ -895,9 +897,9 @@ def phantom_exam(
         classes = [str(c) for c in rng.choice(CLASSES, rng.integers(4, 9))]
     for classname in classes:
         expected_size(classname, 20)  # refuses an unknown class before any work
-    return [render(c, exam, [seed, 1 + k], size) for k, c in enumerate(classes)]
+    return [render(c, exam, [seed, 1 + k, CLASSES.index(c)], size) for k, c in enumerate(classes)]
 
-# %% ../nbs/03_phantom.ipynb #069476f6
+# %% ../nbs/03_phantom.ipynb #d51f8004
 def phantom_image(
     classname: str,                      # one of CLASSES
     *,
@@ -908,10 +910,10 @@ def phantom_image(
     "One synthetic picture of one class."
     return phantom_exam(seed=seed, classes=(classname,), ga_weeks=ga_weeks, size=size)[0]
 
-# %% ../nbs/03_phantom.ipynb #8fb793fb
+# %% ../nbs/03_phantom.ipynb #91977667
 VERSION = 1  # raise it when the same seed gives other bytes
 
-# %% ../nbs/03_phantom.ipynb #a48f6c58
+# %% ../nbs/03_phantom.ipynb #3bc8c818
 def plan_exams(
     images: tuple[int, int, int],  # train, val, test
     seed: int,
@@ -935,7 +937,7 @@ def plan_exams(
                              numbers=numbers, seed=int(rng.integers(2**31))))
     return plan
 
-# %% ../nbs/03_phantom.ipynb #5363c114
+# %% ../nbs/03_phantom.ipynb #e8845c88
 def write_exam(
     entry: dict,       # one entry of `plan_exams`
     folder: str,       # where the data set goes
@@ -956,7 +958,7 @@ def write_exam(
                          size_mm=round(image.size_mm, 2)))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #63ed5069
+# %% ../nbs/03_phantom.ipynb #b5d33b7c
 def read_phantom(
     folder: "str | Path",  # a folder that `write_phantom` finished
 ) -> pd.DataFrame:         # boxes table; `name` relative to folder
@@ -972,7 +974,7 @@ def read_phantom(
     table["name"] = table.classname + "/" + table.split + "/image/" + table.name
     return table[["name", "x1", "x2", "y1", "y2", "classname", "split", "group", "width", "height", "pixel_size"]]
 
-# %% ../nbs/03_phantom.ipynb #f4c5d7cc
+# %% ../nbs/03_phantom.ipynb #dedd0bc5
 def write_phantom(
     folder: "str | Path",                               # made; its parent too
     *,
@@ -1006,7 +1008,7 @@ def write_phantom(
         shutil.rmtree(partial, ignore_errors=True)
     return read_phantom(folder)
 
-# %% ../nbs/03_phantom.ipynb #142731e9
+# %% ../nbs/03_phantom.ipynb #dcc7866f
 def write_plan(
     plan: list[dict],         # of `plan_exams`
     folder: Path,             # made here
@@ -1032,7 +1034,7 @@ def write_plan(
                 bar.update(len(done))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #7a68f8b2
+# %% ../nbs/03_phantom.ipynb #551f497c
 def write_tables(
     rows: list[dict],  # of `write_exam`
     folder: Path,
