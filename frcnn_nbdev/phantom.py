@@ -12,7 +12,7 @@ __all__ = ['CLASSES', 'PLACEMENT', 'TISSUES', 'VERSION', 'expected_size', 'Exam'
            'compress', 'add_overlay', 'PhantomImage', 'render', 'phantom_exam', 'phantom_image', 'plan_exams',
            'write_exam', 'read_phantom', 'write_phantom', 'write_plan', 'write_tables']
 
-# %% ../nbs/03_phantom.ipynb #cd933b11
+# %% ../nbs/03_phantom.ipynb #a17c8a9c
 import json
 import math
 import os
@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-# %% ../nbs/03_phantom.ipynb #125e5339
+# %% ../nbs/03_phantom.ipynb #714da311
 CLASSES = ("AC", "FL", "HC", "HUM")
 
-# %% ../nbs/03_phantom.ipynb #9dd1e3db
+# %% ../nbs/03_phantom.ipynb #b6e68e71
 def expected_size(
     classname: str,   # one of CLASSES
     ga_weeks: float,  # gestational age, weeks after the last menstrual period
@@ -48,7 +48,7 @@ def expected_size(
         return (-b + math.sqrt(b * b + 4 * c * (t - a))) / (2 * c)
     raise ValueError(f"unknown class {classname!r}: use one of {', '.join(CLASSES)}")
 
-# %% ../nbs/03_phantom.ipynb #7c9ac54d
+# %% ../nbs/03_phantom.ipynb #b203f821
 class Exam(NamedTuple):
     "What all images of one exam share."
     ga_weeks: float       # gestational age
@@ -74,7 +74,7 @@ class Exam(NamedTuple):
     red: bool             # the annotator's colour: red, else green
     overlay: int          # 0 nothing, 1 grey bar, 2 grey bar and blanked text boxes
 
-# %% ../nbs/03_phantom.ipynb #23d3773c
+# %% ../nbs/03_phantom.ipynb #912865d5
 def draw_exam(
     rng: np.random.Generator,        # source of randomness
     ga_weeks: float | None = None,   # gestational age; None draws one
@@ -95,7 +95,7 @@ def draw_exam(
         placenta=rng.uniform(0, 2 * math.pi), texture=rng.uniform(4, 8),
         red=bool(rng.random() < 0.5), overlay=int(rng.choice(3, p=[0.45, 0.25, 0.3])))
 
-# %% ../nbs/03_phantom.ipynb #8585d24e
+# %% ../nbs/03_phantom.ipynb #46b1c12c
 def to_image(
     points: np.ndarray,  # (N, 2) along and across the long axis, pixels
     centre: np.ndarray,  # (2,) x, y of the origin
@@ -105,7 +105,7 @@ def to_image(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]]) + centre
 
-# %% ../nbs/03_phantom.ipynb #1958f7a8
+# %% ../nbs/03_phantom.ipynb #96953ee5
 def frame(
     centre: np.ndarray,            # (2,) x, y of the origin, pixels
     angle: float,                  # radians, direction of the frame's first axis
@@ -116,7 +116,7 @@ def frame(
         return to_image(np.asarray(points, float) * unit, centre, angle)
     return at
 
-# %% ../nbs/03_phantom.ipynb #bb6c5136
+# %% ../nbs/03_phantom.ipynb #cc92d98e
 def scaled(
     outline: np.ndarray,  # (N, 2)
     centre: np.ndarray,   # (2,)
@@ -125,7 +125,7 @@ def scaled(
     "An outline shrunk or grown about its centre."
     return centre + (outline - centre) * factor
 
-# %% ../nbs/03_phantom.ipynb #a1b769c4
+# %% ../nbs/03_phantom.ipynb #df4e2adf
 def oval(
     length: float,             # pixels
     width: float,              # pixels
@@ -141,7 +141,7 @@ def oval(
             radius += bumps / k * rng.normal() * np.cos(k * t + rng.uniform(0, 2 * np.pi))
     return np.stack([np.cos(t) * radius * length / 2, np.sin(t) * radius * width / 2], 1)
 
-# %% ../nbs/03_phantom.ipynb #09772142
+# %% ../nbs/03_phantom.ipynb #278235e8
 def long_bone(
     classname: str,            # "FL" or "HUM"
     length: float,             # pixels
@@ -160,7 +160,7 @@ def long_bone(
     x, y = u * length / 2, bow * (1 - u * u) - bow / 2
     return np.concatenate([np.stack([x, y - half], 1), np.stack([x, y + half], 1)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #964fa959
+# %% ../nbs/03_phantom.ipynb #67b20652
 class Structure(NamedTuple):
     "The annotated structure in the picture."
     classname: str
@@ -173,7 +173,7 @@ class Structure(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference or shaft length
 
-# %% ../nbs/03_phantom.ipynb #6d8e38d9
+# %% ../nbs/03_phantom.ipynb #b9b83525
 PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees), zoom relative to the head
     "AC": (0.500, 0.508, 0.026, 0.065, 22, 1.02),
     "FL": (0.504, 0.363, 0.028, 0.085, 13.5, 1.05),
@@ -181,7 +181,7 @@ PLACEMENT = {  # centre x, y (parts of the frame), their spread, turn (degrees),
     "HUM": (0.512, 0.350, 0.028, 0.080, 10.5, 1.17),
 }
 
-# %% ../nbs/03_phantom.ipynb #44af1019
+# %% ../nbs/03_phantom.ipynb #db3ea095
 def place_structure(
     classname: str,            # one of CLASSES
     exam: Exam,
@@ -212,10 +212,11 @@ def place_structure(
     half = np.abs(outline).max(0)
     if (2 * half + 9 > (width, height)).any():
         raise ValueError(f"size {size} is too small for {classname}: make it larger or nearer to (256, 525)")
-    centre = np.clip((np.array([fx, fy]) + spread) * (width, height), half + 4, np.array([width, height]) - half - 5)
+    limit = np.array([width, height])
+    centre = np.clip((np.array([fx, fy]) + spread) * limit, half + 4, limit - half - 5)
     return Structure(classname, outline + centre, centre, angle, length, across, flip, pixel_size, size_mm)
 
-# %% ../nbs/03_phantom.ipynb #b6d67267
+# %% ../nbs/03_phantom.ipynb #47aa0858
 def structure_mask(
     structure: Structure,
     size: tuple[int, int],  # (height, width)
@@ -225,7 +226,7 @@ def structure_mask(
     cv2.fillPoly(mask, [np.round(structure.outline).astype(np.int32)], 255)
     return mask
 
-# %% ../nbs/03_phantom.ipynb #5f51cf43
+# %% ../nbs/03_phantom.ipynb #866f4885
 def mask_box(
     mask: np.ndarray,  # (H, W), zero outside the structure
 ) -> tuple[int, int, int, int]:
@@ -233,7 +234,7 @@ def mask_box(
     x, y, w, h = cv2.boundingRect(mask)
     return x, y, x + w, y + h
 
-# %% ../nbs/03_phantom.ipynb #38507156
+# %% ../nbs/03_phantom.ipynb #259318d4
 class Sector(NamedTuple):
     "A convex probe's field of view in the picture; pixels and radians."
     apex_x: float
@@ -243,7 +244,7 @@ class Sector(NamedTuple):
     half_angle: float
     surface: float     # radius of the probe's surface
 
-# %% ../nbs/03_phantom.ipynb #2185bd59
+# %% ../nbs/03_phantom.ipynb #fd2de9dd
 def place_sector(
     exam: Exam,
     structure: Structure,
@@ -267,7 +268,7 @@ def place_sector(
     near = max(surface, (surface - top) * math.cos(half_angle) - 4) if exam.zoomed else surface
     return Sector(apex_x, top - surface, near, far, half_angle, surface)
 
-# %% ../nbs/03_phantom.ipynb #310d57a6
+# %% ../nbs/03_phantom.ipynb #1926ba2d
 def beam_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -277,7 +278,7 @@ def beam_grid(
     a = np.linspace(-sector.half_angle, sector.half_angle, shape[1], dtype=np.float32)[None]
     return sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)
 
-# %% ../nbs/03_phantom.ipynb #16faa9e4
+# %% ../nbs/03_phantom.ipynb #5a317fe4
 def scan_grid(
     sector: Sector,
     shape: tuple[int, int],  # (depth samples, beams)
@@ -292,14 +293,14 @@ def scan_grid(
     depth = (r - np.float32(sector.near)) * np.float32((shape[0] - 1) / (sector.far - sector.near))
     return beam, depth
 
-# %% ../nbs/03_phantom.ipynb #8f7d25cc
+# %% ../nbs/03_phantom.ipynb #99b94b51
 class Tissue(NamedTuple):
     level: float      # dB, backscatter relative to bone
     texture: float    # dB, how much the level varies from place to place
     impedance: float  # MRayl
     loss: float       # dB per mm, there and back
 
-# %% ../nbs/03_phantom.ipynb #379e17f3
+# %% ../nbs/03_phantom.ipynb #573226bd
 TISSUES = {
     "fluid": Tissue(-62, 1.5, 1.50, 0.03),
     "skin": Tissue(-19, 2, 1.62, 0.30),
@@ -317,7 +318,7 @@ TISSUES = {
     "bone": Tissue(-5, 2, 3.8, 3.5),
 }
 
-# %% ../nbs/03_phantom.ipynb #8c058d67
+# %% ../nbs/03_phantom.ipynb #02ebdc17
 class Scene(NamedTuple):
     "Maps of tissue properties, all (H, W) float32."
     level: np.ndarray
@@ -325,7 +326,7 @@ class Scene(NamedTuple):
     loss: np.ndarray
     noise: np.ndarray       # unit-variance texture that tissues share
 
-# %% ../nbs/03_phantom.ipynb #ab344409
+# %% ../nbs/03_phantom.ipynb #92a8ce63
 def texture_noise(
     rng: np.random.Generator,
     size: tuple[int, int],   # (height, width)
@@ -339,7 +340,7 @@ def texture_noise(
         total += np.float32(weight * 1.35) * cv2.resize(field, size[::-1], interpolation=cv2.INTER_CUBIC)
     return total
 
-# %% ../nbs/03_phantom.ipynb #c0397396
+# %% ../nbs/03_phantom.ipynb #528a2f16
 def paint(
     scene: Scene,
     polygon: np.ndarray,  # (N, 2) x, y
@@ -362,7 +363,7 @@ def paint(
     scene.impedance[region][where] = t.impedance
     scene.loss[region][where] = t.loss * loss
 
-# %% ../nbs/03_phantom.ipynb #303c9e18
+# %% ../nbs/03_phantom.ipynb #0169088b
 def ribbon(
     line: np.ndarray,                 # (N, 2) x, y of the middle
     width: "float | np.ndarray",      # pixels; one number or one per point
@@ -373,7 +374,7 @@ def ribbon(
     half = np.broadcast_to(np.asarray(width, float) / 2, (len(line),))[:, None]
     return np.concatenate([line + normal * half, (line - normal * half)[::-1]])
 
-# %% ../nbs/03_phantom.ipynb #7f1f09d9
+# %% ../nbs/03_phantom.ipynb #191de453
 def wave(
     rng: np.random.Generator,
     n: int,                # points
@@ -383,7 +384,7 @@ def wave(
     u = np.linspace(0, 1, n)
     return sum(height * rng.normal() / k * np.sin(k * np.pi * u + rng.uniform(0, 6.3)) for k in (1, 2, 3, 5))
 
-# %% ../nbs/03_phantom.ipynb #e2b3899d
+# %% ../nbs/03_phantom.ipynb #17264d91
 def arc_band(
     sector: Sector,
     top: np.ndarray,      # (n,) radius per angle, pixels
@@ -394,7 +395,7 @@ def arc_band(
     r, a = np.concatenate([top, bottom[::-1]]), np.concatenate([angle, angle[::-1]])
     return np.stack([sector.apex_x + r * np.sin(a), sector.apex_y + r * np.cos(a)], 1)
 
-# %% ../nbs/03_phantom.ipynb #18f193c0
+# %% ../nbs/03_phantom.ipynb #e9bd3f26
 def draw_mother(
     exam: Exam,
     sector: Sector,
@@ -410,16 +411,18 @@ def draw_mother(
     scene.impedance[:], scene.loss[:] = t.impedance, t.loss
     wall = rng.uniform(8, 26) / structure.pixel_size  # thickness of the abdominal wall
     below = rng.uniform(15, 45, 5) / structure.pixel_size / wall  # layers of uterus and pelvis
-    names = ["skin", "fat", "membrane", "muscle", "membrane", *rng.choice(["uterus", "muscle", "placenta", "fat"], 5)]
+    deep = rng.choice(["uterus", "muscle", "placenta", "fat"], 5)
+    names = ["skin", "fat", "membrane", "muscle", "membrane", *deep]
     depth = np.zeros(40)
     for name, share in zip(names, [0.1, 0.35, 0.03, 0.35, 0.03, *below], strict=True):
         thickness = share * wall * (1 + rng.normal(0, 0.25) + wave(rng, 40, 0.25))
         bottom = depth + np.maximum(thickness, 1.2)
-        paint(scene, arc_band(sector, sector.surface + depth, sector.surface + bottom), name, rng.normal(0, 2))
+        band = arc_band(sector, sector.surface + depth, sector.surface + bottom)
+        paint(scene, band, name, rng.normal(0, 2))
         depth = bottom
     return scene
 
-# %% ../nbs/03_phantom.ipynb #a9b78471
+# %% ../nbs/03_phantom.ipynb #f37e3d8a
 def draw_womb(
     scene: Scene,
     exam: Exam,
@@ -427,7 +430,9 @@ def draw_womb(
     rng: np.random.Generator,
 ) -> None:
     "Placenta, uterine wall and a pocket of amniotic fluid around the structure."
-    reach = structure.length * (0.42 + 0.55 * exam.fluid) * (1.15 if structure.width < 0.3 * structure.length else 1)
+    reach = structure.length * (0.42 + 0.55 * exam.fluid)
+    if structure.classname in ("FL", "HUM"):
+        reach *= 1.15
     centre = structure.centre + rng.normal(0, 0.25, 2) * reach
     pocket = oval(2 * reach * rng.uniform(1.0, 1.7), 2 * reach * rng.uniform(0.7, 1.2), rng, 0.16)
     tilt = rng.normal(0, 0.3)
@@ -439,7 +444,7 @@ def draw_womb(
     paint(scene, to_image(pocket * (1 + 3.5 / reach), centre, tilt), "membrane", -4)
     paint(scene, to_image(pocket, centre, tilt), "fluid", rng.uniform(-4, 14))
 
-# %% ../nbs/03_phantom.ipynb #d77a032a
+# %% ../nbs/03_phantom.ipynb #4d50021b
 def draw_crowd(
     scene: Scene,
     structure: Structure,
@@ -449,7 +454,8 @@ def draw_crowd(
     base = max(structure.length, 100.0)
     for _ in range(rng.integers(0, 4)):
         away = rng.uniform(0, 2 * np.pi)
-        spot = structure.centre + base * rng.uniform(0.6, 1.0) * np.array([math.cos(away), 0.8 * math.sin(away)])
+        way = np.array([math.cos(away), 0.8 * math.sin(away)])
+        spot = structure.centre + base * rng.uniform(0.6, 1.0) * way
         part = to_image(oval(base * rng.uniform(0.5, 1.1), base * rng.uniform(0.3, 0.6), rng, 0.15), spot,
                         rng.uniform(0, np.pi))
         paint(scene, spot + (part - spot) * 1.04, "skin", rng.normal(-3, 2))
@@ -458,7 +464,7 @@ def draw_crowd(
             paint(scene, to_image(oval(*base * rng.uniform(0.05, 0.15, 2), rng, 0.1),
                                   spot + rng.normal(0, 0.1, 2) * base, 0), "limb", rng.uniform(-12, 8))
 
-# %% ../nbs/03_phantom.ipynb #496b51fb
+# %% ../nbs/03_phantom.ipynb #e5d84d0f
 def draw_distractors(
     scene: Scene,
     structure: Structure,
@@ -469,7 +475,8 @@ def draw_distractors(
     height, width = scene.level.shape
     for _ in range(rng.integers(0, 4)):
         away = rng.uniform(0, 2 * np.pi)
-        centre = structure.centre + base * rng.uniform(0.75, 1.2) * np.array([1.1 * math.cos(away), math.sin(away)])
+        way = np.array([1.1 * math.cos(away), math.sin(away)])
+        centre = structure.centre + base * rng.uniform(0.75, 1.2) * way
         kind = rng.choice(["limb", "cord", "bone"], p=[0.4, 0.3, 0.3])
         if kind == "limb":  # a limb cut across: soft tissue, a short bone
             r = base * rng.uniform(0.08, 0.16)
@@ -486,7 +493,7 @@ def draw_distractors(
                             * base * rng.uniform(0.12, 0.28), centre, rng.normal(0, 0.5))
             paint(scene, ribbon(line, rng.uniform(1.5, 3)), "bone", rng.uniform(-12, -4))
 
-# %% ../nbs/03_phantom.ipynb #bee3dc15
+# %% ../nbs/03_phantom.ipynb #d49bcbdd
 def paint_skull(
     scene: Scene,
     exam: Exam,
@@ -516,7 +523,7 @@ def paint_skull(
     paint(scene, inner, "fluid", 14)
     return inner
 
-# %% ../nbs/03_phantom.ipynb #3a3e4c8a
+# %% ../nbs/03_phantom.ipynb #b72ff161
 def draw_hemisphere(
     scene: Scene,
     exam: Exam,
@@ -532,12 +539,13 @@ def draw_hemisphere(
         y = side * half * rng.uniform(0.4, 0.55)
         wide = rng.uniform(0.6, 1.1) * (1.7 if young else 1)
         paint(scene, at(oval(0.42 + 0.15 * young, 0.17 * wide, rng, 0.08) + (0.06, y)), "fluid", 16)
-        paint(scene, at(oval(0.25 + 0.15 * young, 0.12 * wide, rng, 0.15) + (0.1, y)), "choroid", rng.normal(0, 2))
+        plexus = oval(0.25 + 0.15 * young, 0.12 * wide, rng, 0.15) + (0.1, y)
+        paint(scene, at(plexus), "choroid", rng.normal(0, 2))
     x = np.linspace(-0.2, 0.15, 12)
     paint(scene, ribbon(at(np.stack([x, side * half * (0.8 - 0.6 * x * x)], 1)), 1.6), "membrane", -4)
     paint(scene, at(oval(0.2, 0.12) + (-0.02, side * 0.07)), "brain", -5)  # thalamus
 
-# %% ../nbs/03_phantom.ipynb #49b3478f
+# %% ../nbs/03_phantom.ipynb #7d61afa1
 def draw_midline(
     scene: Scene,
     at: Callable,              # of `frame`, in head lengths, forehead to the left
@@ -556,7 +564,7 @@ def draw_midline(
         paint(scene, at(box * (1, 1.5)), "membrane", 2)
         paint(scene, at(box), "fluid", 8)
 
-# %% ../nbs/03_phantom.ipynb #b4f12548
+# %% ../nbs/03_phantom.ipynb #3cfb4968
 def draw_head(
     scene: Scene,
     exam: Exam,
@@ -573,12 +581,13 @@ def draw_head(
         x = np.linspace(0, rng.uniform(0.04, 0.14), 5)
         spot = (rng.uniform(-0.36, 0.3), rng.uniform(-0.7, 0.7) * half)
         y = rng.normal(0, 0.25) * x + rng.normal(0, 1.5) * x * x
-        paint(scene, ribbon(at(np.stack([x, y], 1) + spot), rng.uniform(1.2, 2.2)), "membrane", rng.uniform(-12, 3))
+        line = ribbon(at(np.stack([x, y], 1) + spot), rng.uniform(1.2, 2.2))
+        paint(scene, line, "membrane", rng.uniform(-12, 3))
     for side in (-1, 1):
         draw_hemisphere(scene, exam, at, half, side, rng)
     draw_midline(scene, at, rng)
 
-# %% ../nbs/03_phantom.ipynb #ffe33ba0
+# %% ../nbs/03_phantom.ipynb #4cf2afc4
 def draw_abdomen(
     scene: Scene,
     exam: Exam,
@@ -612,7 +621,7 @@ def draw_abdomen(
             rib = np.stack([-0.42 * np.cos(a), side * 0.42 * np.sin(a)], 1)
             paint(scene, ribbon(at(rib), 0.022 * d), "skull", rng.uniform(-6, 2))
 
-# %% ../nbs/03_phantom.ipynb #16ca0f46
+# %% ../nbs/03_phantom.ipynb #ed3f99d7
 def draw_limb(
     scene: Scene,
     exam: Exam,
@@ -634,13 +643,14 @@ def draw_limb(
     for _ in range(rng.integers(3, 8)):  # fascia between the muscles
         u = np.linspace(*np.sort(rng.uniform(-0.6, 0.6, 2)), 8)
         y = rng.choice([-1, 1]) * rng.uniform(0.1, 0.4) * girth + 0.05 * u
-        paint(scene, ribbon(at(np.stack([u, y + 0 * u], 1)), rng.uniform(1, 1.8)), "membrane", rng.uniform(-10, -4))
+        line = ribbon(at(np.stack([u, y], 1)), rng.uniform(1, 1.8))
+        paint(scene, line, "membrane", rng.uniform(-10, -4))
     for end in (-1, 1):
         wide = 0.17 if end > 0 else 0.13
         paint(scene, at(oval(0.14, wide, rng, 0.05) + (end * 0.55, 0)), "cartilage")
     paint_shaft(scene, exam, structure, rng)
 
-# %% ../nbs/03_phantom.ipynb #ac53a24a
+# %% ../nbs/03_phantom.ipynb #3afe37a9
 def paint_shaft(
     scene: Scene,
     exam: Exam,
@@ -657,7 +667,7 @@ def paint_shaft(
         piece = np.concatenate([upper[k:k + 3], lower[k:k + 3][::-1]])
         paint(scene, piece, "bone", base + min(float(fade[k] + tilt[k]), 2.0), exam.ossification)
 
-# %% ../nbs/03_phantom.ipynb #1766e364
+# %% ../nbs/03_phantom.ipynb #1c10bb74
 def draw_neighbours(
     scene: Scene,
     structure: Structure,
@@ -668,7 +678,8 @@ def draw_neighbours(
     length = structure.length
     if structure.classname == "FL":
         if rng.random() < 0.6:
-            paint(scene, at(oval(0.9, 0.8, rng, 0.06) + (1.0, rng.uniform(0, 0.3))), "limb", rng.normal(-1, 2))
+            hip = oval(0.9, 0.8, rng, 0.06) + (1.0, rng.uniform(0, 0.3))
+            paint(scene, at(hip), "limb", rng.normal(-1, 2))
             line = np.stack([np.linspace(0.72, 0.95, 8), rng.uniform(-0.2, 0.1) + np.linspace(0, 0.1, 8)], 1)
             paint(scene, ribbon(at(line), 3), "bone", -7)
         for _ in range(rng.choice(3, p=[0.7, 0.15, 0.15])):  # parts of the pelvis, as bright as ribs
@@ -686,7 +697,7 @@ def draw_neighbours(
         line = np.stack([np.linspace(0.66, 0.84, 8), np.linspace(0.05, 0.25, 8)], 1)
         paint(scene, ribbon(at(line), 3), "bone", -6)
 
-# %% ../nbs/03_phantom.ipynb #73fd3376
+# %% ../nbs/03_phantom.ipynb #45b7cb3b
 def draw_scene(
     exam: Exam,
     structure: Structure,
@@ -703,7 +714,7 @@ def draw_scene(
     draw(scene, exam, structure, rng)
     return scene
 
-# %% ../nbs/03_phantom.ipynb #28765e16
+# %% ../nbs/03_phantom.ipynb #a94594c8
 def beam_blur(
     field: np.ndarray,       # (depth, beams, 2) real and imaginary part
     axial: float,            # samples, standard deviation of the pulse
@@ -723,14 +734,14 @@ def beam_blur(
         out += blurred * (unit * weight / np.sqrt(power)).astype(np.float32)[:, None, None]
     return out
 
-# %% ../nbs/03_phantom.ipynb #87232bdf
+# %% ../nbs/03_phantom.ipynb #2fac43a5
 def amplitude(
     db: "float | np.ndarray",   # decibels
 ) -> "np.float32 | np.ndarray": # 1 at 0 dB, 0.1 at -20 dB
     "Decibels to amplitude."
     return np.exp(np.asarray(db, np.float32) * np.float32(math.log(10) / 20))
 
-# %% ../nbs/03_phantom.ipynb #981f66fb
+# %% ../nbs/03_phantom.ipynb #8a7a7035
 def reflection(
     impedance: np.ndarray,  # (depth, beams) MRayl
     aspect: float,          # distance between beams divided by distance between depth samples
@@ -743,7 +754,7 @@ def reflection(
     facing = along * along / (along * along + across * across + 1e-8)
     return np.abs(along) / z * facing ** np.float32(sharpness / 2)
 
-# %% ../nbs/03_phantom.ipynb #081e99f7
+# %% ../nbs/03_phantom.ipynb #7d52042a
 def transmission(
     loss: np.ndarray,          # (depth, beams) dB per sample
     rng: np.random.Generator,
@@ -759,7 +770,7 @@ def transmission(
     gain = 0.85 * tgc + wobble + contact - lost
     return amplitude(np.clip(gain, -60, 9))
 
-# %% ../nbs/03_phantom.ipynb #2062b2a6
+# %% ../nbs/03_phantom.ipynb #9358a716
 def decay_kernel(
     length: int,     # samples after which the echo has died away
 ) -> np.ndarray:     # (2·length + 1, 1) float32: an exponential that only looks up, for cv2.filter2D
@@ -768,7 +779,7 @@ def decay_kernel(
     kernel[:length, 0] = np.exp(-3 * np.arange(length, 0, -1) / length)
     return kernel
 
-# %% ../nbs/03_phantom.ipynb #a721b574
+# %% ../nbs/03_phantom.ipynb #5ce14ac6
 def add_artefacts(
     envelope: np.ndarray,        # (depth, beams)
     exam: Exam,
@@ -782,7 +793,8 @@ def add_artefacts(
     lobes = cv2.resize(lobes, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
     envelope = envelope + amplitude(exam.clutter + 12) * lobes
     ring = cv2.filter2D(small, -1, decay_kernel(int(rng.uniform(6, 16))))  # ringing below bright echoes
-    envelope += amplitude(rng.uniform(-32, -20)) * cv2.resize(ring, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    ring = cv2.resize(ring, envelope.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    envelope += amplitude(rng.uniform(-32, -20)) * ring
     shift = int(n * rng.uniform(0.05, 0.15))
     envelope[shift:] += amplitude(rng.uniform(-42, -30)) * cv2.GaussianBlur(envelope[:-shift], (0, 0), 2)
     haze = amplitude(rng.uniform(-42, -28)) * np.exp(-depth.astype(np.float32) / rng.uniform(0.1, 0.3))
@@ -790,7 +802,7 @@ def add_artefacts(
     grain = np.sqrt(cv2.blur(rng.exponential(1, envelope.shape).astype(np.float32), (3, 3)))
     return envelope + (haze + hiss)[:, None] * grain
 
-# %% ../nbs/03_phantom.ipynb #8bc7125c
+# %% ../nbs/03_phantom.ipynb #be36c914
 def echoes(
     scene: Scene,
     sector: Sector,
@@ -801,7 +813,8 @@ def echoes(
 ) -> np.ndarray:                 # (depth, beams) float32 amplitude
     "Envelope of the received signal, beam by beam."
     x, y = beam_grid(sector, shape)
-    maps = cv2.GaussianBlur(cv2.merge([scene.level, scene.impedance, scene.loss]), (0, 0), 0.7)  # softer stairs
+    maps = cv2.merge([scene.level, scene.impedance, scene.loss])
+    maps = cv2.GaussianBlur(maps, (0, 0), 0.7)  # softens the stairs of the polygons
     maps = cv2.remap(maps, x, y, cv2.INTER_LINEAR,
                      borderMode=cv2.BORDER_REPLICATE)
     level, impedance, loss = cv2.split(maps)
@@ -818,7 +831,7 @@ def echoes(
     field = beam_blur(field, exam.axial / sample, lateral / beam)
     return add_artefacts(cv2.magnitude(field[..., 0], field[..., 1]), exam, depth, rng)
 
-# %% ../nbs/03_phantom.ipynb #a6fbb5eb
+# %% ../nbs/03_phantom.ipynb #4bec27b6
 def compress(
     envelope: np.ndarray,  # (depth, beams) amplitude
     exam: Exam,
@@ -826,10 +839,11 @@ def compress(
     "Logarithm, dynamic range, grey map, speckle filter."
     db = np.log(envelope + 1e-6) * np.float32(20 / math.log(10)) + np.float32(exam.gain)
     grey = np.clip(db / np.float32(exam.dynamic_range) + 1, 0, 1) ** np.float32(exam.gamma)
-    grey = cv2.addWeighted(grey, 1 - exam.smoothing, cv2.GaussianBlur(grey, (0, 0), sigmaX=1.4, sigmaY=0.7), exam.smoothing, 0)
+    smooth = cv2.GaussianBlur(grey, (0, 0), sigmaX=1.4, sigmaY=0.7)
+    grey = cv2.addWeighted(grey, 1 - exam.smoothing, smooth, exam.smoothing, 0)
     return grey * 255
 
-# %% ../nbs/03_phantom.ipynb #852dabb6
+# %% ../nbs/03_phantom.ipynb #74d22ce5
 def add_overlay(
     image: np.ndarray,         # (H, W) uint8, changed in place
     box: tuple[int, int, int, int],
@@ -847,7 +861,7 @@ def add_overlay(
             if x >= box[2] or y >= box[3] or y + h <= box[1]:
                 image[y:y + h, x:x + w] = 0
 
-# %% ../nbs/03_phantom.ipynb #07d337b5
+# %% ../nbs/03_phantom.ipynb #141dd3c7
 class PhantomImage(NamedTuple):
     "One synthetic picture and everything that is known about it."
     image: np.ndarray     # (H, W) uint8
@@ -859,7 +873,7 @@ class PhantomImage(NamedTuple):
     pixel_size: float     # mm per pixel
     size_mm: float        # circumference (AC, HC) or shaft length (FL, HUM)
 
-# %% ../nbs/03_phantom.ipynb #6449dedb
+# %% ../nbs/03_phantom.ipynb #52b5009f
 def render(
     classname: str,
     exam: Exam,
@@ -880,9 +894,10 @@ def render(
     add_overlay(image, box, exam, rng)
     label = np.repeat(image[..., None], 3, axis=2)
     label[mask > 0] = (128, 0, 0) if exam.red else (0, 128, 0)
-    return PhantomImage(image, label, mask, box, classname, exam.ga_weeks, structure.pixel_size, structure.size_mm)
+    return PhantomImage(image, label, mask, box, classname, exam.ga_weeks,
+                        structure.pixel_size, structure.size_mm)
 
-# %% ../nbs/03_phantom.ipynb #8af0ac8e
+# %% ../nbs/03_phantom.ipynb #88f3a091
 def phantom_exam(
     *,
     seed: int,                              # same seed, same exam
@@ -899,7 +914,7 @@ def phantom_exam(
         expected_size(classname, 20)  # refuses an unknown class before any work
     return [render(c, exam, [seed, 1 + k, CLASSES.index(c)], size) for k, c in enumerate(classes)]
 
-# %% ../nbs/03_phantom.ipynb #d51f8004
+# %% ../nbs/03_phantom.ipynb #a674c00c
 def phantom_image(
     classname: str,                      # one of CLASSES
     *,
@@ -910,10 +925,10 @@ def phantom_image(
     "One synthetic picture of one class."
     return phantom_exam(seed=seed, classes=(classname,), ga_weeks=ga_weeks, size=size)[0]
 
-# %% ../nbs/03_phantom.ipynb #91977667
+# %% ../nbs/03_phantom.ipynb #d18961d0
 VERSION = 1  # raise it when the same seed gives other bytes
 
-# %% ../nbs/03_phantom.ipynb #3bc8c818
+# %% ../nbs/03_phantom.ipynb #c204a4fd
 def plan_exams(
     images: tuple[int, int, int],  # train, val, test
     seed: int,
@@ -937,7 +952,7 @@ def plan_exams(
                              numbers=numbers, seed=int(rng.integers(2**31))))
     return plan
 
-# %% ../nbs/03_phantom.ipynb #e8845c88
+# %% ../nbs/03_phantom.ipynb #c3a70ddc
 def write_exam(
     entry: dict,       # one entry of `plan_exams`
     folder: str,       # where the data set goes
@@ -945,20 +960,21 @@ def write_exam(
     "Draw one exam and write its pictures."
     rows = []
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    for image, number in zip(phantom_exam(seed=entry["seed"], classes=entry["classes"]), entry["numbers"], strict=True):
+    exam = phantom_exam(seed=entry["seed"], classes=entry["classes"])
+    for image, number in zip(exam, entry["numbers"], strict=True):
         name = f"{entry['date']}_{entry['exam']}_I{number:07d}.png"
         place = Path(folder) / image.classname / entry["split"]
         for kind, pixels in (("image", image.image), ("label", image.label[..., ::-1]), ("mask", image.mask)):
             if not cv2.imwrite(str(place / kind / name), pixels, fast):
                 raise OSError(f"{place / kind / name} could not be written: check space and permissions")
         x1, y1, x2, y2 = image.box
-        rows.append(dict(name=name, x1=x1, x2=x2, y1=y1, y2=y2, classname=image.classname, split=entry["split"],
-                         group=entry["exam"],
+        rows.append(dict(name=name, x1=x1, x2=x2, y1=y1, y2=y2, classname=image.classname,
+                         split=entry["split"], group=entry["exam"],
                          pixel_size=round(image.pixel_size, 6), ga_weeks=round(image.ga_weeks, 2),
                          size_mm=round(image.size_mm, 2)))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #b5d33b7c
+# %% ../nbs/03_phantom.ipynb #4b5ef21b
 def read_phantom(
     folder: "str | Path",  # a folder that `write_phantom` finished
 ) -> pd.DataFrame:         # boxes table; `name` relative to folder
@@ -972,9 +988,10 @@ def read_phantom(
     table = table.merge(more, on=["name", "classname"], validate="one_to_one")
     table["height"], table["width"] = json.loads((folder / "phantom.json").read_text())["size"]
     table["name"] = table.classname + "/" + table.split + "/image/" + table.name
-    return table[["name", "x1", "x2", "y1", "y2", "classname", "split", "group", "width", "height", "pixel_size"]]
+    return table[["name", "x1", "x2", "y1", "y2", "classname", "split", "group",
+                  "width", "height", "pixel_size"]]
 
-# %% ../nbs/03_phantom.ipynb #dedd0bc5
+# %% ../nbs/03_phantom.ipynb #2abb85ab
 def write_phantom(
     folder: "str | Path",                               # made; its parent too
     *,
@@ -1008,7 +1025,7 @@ def write_phantom(
         shutil.rmtree(partial, ignore_errors=True)
     return read_phantom(folder)
 
-# %% ../nbs/03_phantom.ipynb #dcc7866f
+# %% ../nbs/03_phantom.ipynb #b04b9c5e
 def write_plan(
     plan: list[dict],         # of `plan_exams`
     folder: Path,             # made here
@@ -1022,7 +1039,8 @@ def write_plan(
                 (folder / classname / split / kind).mkdir(parents=True)
     workers = max(1, min(workers or os.cpu_count() or 1, len(plan)))
     rows, jobs = [], [(entry, str(folder)) for entry in plan]
-    with tqdm(total=sum(len(e["classes"]) for e in plan), desc="phantom", unit="image", disable=not progress) as bar:
+    total = sum(len(entry["classes"]) for entry in plan)
+    with tqdm(total=total, desc="phantom", unit="image", disable=not progress) as bar:
         if workers == 1:
             for job in jobs:
                 rows += write_exam(*job)
@@ -1034,7 +1052,7 @@ def write_plan(
                 bar.update(len(done))
     return rows
 
-# %% ../nbs/03_phantom.ipynb #551f497c
+# %% ../nbs/03_phantom.ipynb #e4f926c1
 def write_tables(
     rows: list[dict],  # of `write_exam`
     folder: Path,
