@@ -7,7 +7,7 @@ __all__ = ['FINDING_COLUMNS', 'SPLITS', 'box_statistics', 'check_boxes', 'split_
            'resize_image', 'BoxesDataset', 'RandomZoomShift', 'RandomGain', 'train_transforms', 'collate',
            'make_loader', 'boxes_to_original', 'predictions_table']
 
-# %% ../nbs/04_data.ipynb #20f62645
+# %% ../nbs/04_data.ipynb #06b710c7
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .labels import BOX_COLUMNS, finding, no_area, read_boxes, read_image, read_image_size
 
-# %% ../nbs/04_data.ipynb #4d53f86f
+# %% ../nbs/04_data.ipynb #2750c588
 def box_statistics(
     table: pd.DataFrame,             # boxes table with width and height
     image_size: int | None = None,   # squeeze every image to this square first; None: original pixels
@@ -45,7 +45,7 @@ def box_statistics(
         columns.update({f"{corner}_{kind}": by_class[corner].agg(kind) for corner in ("x1", "y1", "x2", "y2")})
     return pd.DataFrame(columns)
 
-# %% ../nbs/04_data.ipynb #3df1e974
+# %% ../nbs/04_data.ipynb #14734b52
 FINDING_COLUMNS = ["severity", "name", "row", "problem", "fix"]
 
 
@@ -81,7 +81,7 @@ def _row_problem(row, classes: set[str] | None, size: tuple[int, int] | None) ->
         return "error", f"box {box} (x1 y1 x2 y2) lies outside the image of {size[1]}×{size[0]} pixels", "correct the box"
     return None
 
-# %% ../nbs/04_data.ipynb #b947604b
+# %% ../nbs/04_data.ipynb #e0fe088d
 def check_boxes(
     table: pd.DataFrame,                    # boxes table
     root: str | Path,                       # folder that the names start from
@@ -109,12 +109,13 @@ def check_boxes(
     usable = usable.loc[keep]
     usable["height"] = [images[name][0][0] for name in usable["name"]]
     usable["width"] = [images[name][0][1] for name in usable["name"]]
-    findings += _stated_sizes(table, images) + _cut_to_image(usable) + _whole_images(table, usable)
+    lost = {one["name"] for one in findings if one["severity"] == "dropped"} - set(usable["name"])
+    findings += _stated_sizes(table, images) + _cut_to_image(usable) + _whole_images(usable, lost)
     usable = usable.reset_index(drop=True)
     usable.attrs = {key: value for key, value in table.attrs.items() if key != "findings"}
     return usable, pd.DataFrame(findings, columns=FINDING_COLUMNS)
 
-# %% ../nbs/04_data.ipynb #d504ec10
+# %% ../nbs/04_data.ipynb #3a595ccc
 def _stated_sizes(table: pd.DataFrame, images: dict) -> list[dict]:
     "Warnings for images whose width and height in the table are not those of the file."
     if not {"width", "height"} <= set(table):
@@ -141,10 +142,10 @@ def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
     return findings
 
 
-def _whole_images(table: pd.DataFrame, usable: pd.DataFrame) -> list[dict]:
-    "Warnings about images as a whole: lost all rows, the same box twice, in two splits."
+def _whole_images(usable: pd.DataFrame, lost: set[str]) -> list[dict]:
+    "Findings about images as a whole: all boxes dropped, the same box twice, in two splits."
     findings = []
-    for name in sorted(set(table["name"]) - set(usable["name"])):
+    for name in sorted(lost):
         findings.append(finding("warning", name, -1, "no usable row is left, so the image is not used",
                                 "correct its rows, or give it one empty row if it shows no object"))
     boxed = usable[usable["classname"] != ""]
@@ -162,7 +163,7 @@ def _whole_images(table: pd.DataFrame, usable: pd.DataFrame) -> list[dict]:
                                             f"{' and '.join(sorted(rows['split'].unique()))}", "keep it in one"))
     return findings
 
-# %% ../nbs/04_data.ipynb #65b74d73
+# %% ../nbs/04_data.ipynb #452df75c
 def _assign_groups(
     counts: np.ndarray,      # (G, C) images of each class in each group
     fixed: np.ndarray,       # (G,) split number, or −1 when still open
@@ -182,7 +183,7 @@ def _assign_groups(
             have[result[group]] += counts[group]
     return result
 
-# %% ../nbs/04_data.ipynb #b99b0f84
+# %% ../nbs/04_data.ipynb #b67bbecf
 SPLITS = ("train", "val", "test")
 
 
@@ -225,7 +226,7 @@ def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.S
     to_split = dict(zip(counts.index, [SPLITS[number] for number in result], strict=True))
     return table["split"].where(table["split"] != "", table["group"].map(to_split))
 
-# %% ../nbs/04_data.ipynb #a381af7f
+# %% ../nbs/04_data.ipynb #cd8b919a
 @dataclass
 class DetectionData:
     "A checked and split set of images with boxes."
@@ -263,7 +264,7 @@ def load_boxes(
     usable = split_boxes(usable, val_fraction=val_fraction, seed=seed)
     return DetectionData(root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"])
 
-# %% ../nbs/04_data.ipynb #0cc78177
+# %% ../nbs/04_data.ipynb #9a08ecce
 def _resized_shape(height: int, width: int, image_size: int | None, resize: str) -> tuple[int, int]:
     "(height, width) after resizing."
     if resize == "native":
@@ -286,7 +287,7 @@ def resize_image(
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
-# %% ../nbs/04_data.ipynb #ffa7f4b3
+# %% ../nbs/04_data.ipynb #a48e69bb
 class BoxesDataset(Dataset):
     "Images of one split with their boxes, resized, cached and transformed."
 
@@ -342,7 +343,7 @@ class BoxesDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
         return _detection_item(self.pixels(index), self._records[index], index, self.transforms)
 
-# %% ../nbs/04_data.ipynb #b8fa3b12
+# %% ../nbs/04_data.ipynb #8258c0c4
 def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
     "One dict per image: name, size, boxes (n, 4) float64 xyxy in original pixels, labels (n,)."
     label_of = {classname: label for label, classname in enumerate(classes, 1)}
@@ -374,7 +375,7 @@ def _detection_item(pixels: np.ndarray, record: dict, index: int, transforms) ->
 
 _SANITIZE = v2.Compose([v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
-# %% ../nbs/04_data.ipynb #84611a7a
+# %% ../nbs/04_data.ipynb #6d029883
 class RandomZoomShift(v2.Transform):
     "Zoom about the centre and shift, at random, without changing the size of the image."
 
@@ -413,7 +414,7 @@ def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[
     moved = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return torch.from_numpy(moved if moved.ndim == 3 else moved[:, :, None]).permute(2, 0, 1)
 
-# %% ../nbs/04_data.ipynb #6eba21df
+# %% ../nbs/04_data.ipynb #812e3fed
 class RandomGain(v2.Transform):
     "Brightness and contrast times a random factor each, on uint8 images."
 
@@ -437,7 +438,7 @@ class RandomGain(v2.Transform):
         looked_up = cv2.LUT(np.ascontiguousarray(pixels), values.round().clip(0, 255).astype(np.uint8))
         return tv_tensors.wrap(torch.from_numpy(looked_up.reshape(pixels.shape)).permute(2, 0, 1), like=inpt)
 
-# %% ../nbs/04_data.ipynb #3f337a06
+# %% ../nbs/04_data.ipynb #30516f2d
 def train_transforms(
     *,
     flip: float = 0.5,                                          # probability of a mirror image
@@ -456,7 +457,7 @@ def train_transforms(
         chosen.append(RandomGain(strength))
     return v2.Compose(chosen or [v2.Identity()])
 
-# %% ../nbs/04_data.ipynb #d0eb50a4
+# %% ../nbs/04_data.ipynb #1a867bc6
 def collate(
     batch: list[tuple[Tensor, dict]],          # items of a BoxesDataset
 ) -> tuple[list[Tensor], list[dict]]:
@@ -478,7 +479,7 @@ def make_loader(
     return DataLoader(dataset, batch_size, shuffle=shuffle, generator=generator, num_workers=workers,
                       collate_fn=collate, persistent_workers=workers > 0)
 
-# %% ../nbs/04_data.ipynb #9a336fd9
+# %% ../nbs/04_data.ipynb #79631516
 def boxes_to_original(
     boxes: Tensor,   # (..., 4) xyxy, pixels of the resized image
     target: dict,    # with "scale"

@@ -8,7 +8,7 @@ __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'MAX_PIXELS', 'COLOR_RANGES', 'GROUP_
            'read_color_labels', 'read_masks', 'read_boxes_csv', 'write_boxes_csv', 'read_hc18', 'read_voc',
            'detect_format', 'read_boxes', 'no_area', 'frcnn_boxes']
 
-# %% ../nbs/02_labels.ipynb #3b47e397
+# %% ../nbs/02_labels.ipynb #91916e3e
 import argparse
 import os
 import re
@@ -23,14 +23,14 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 from tqdm import tqdm
 
-# %% ../nbs/02_labels.ipynb #894fe7a8
+# %% ../nbs/02_labels.ipynb #76275432
 BOX_COLUMNS = ["name", "x1", "x2", "y1", "y2", "classname"]
 EXTRA_COLUMNS = ["split", "group", "width", "height", "pixel_size"]
 _TEXT_COLUMNS = {"name", "classname", "split", "group"}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
-# %% ../nbs/02_labels.ipynb #6035bff7
+# %% ../nbs/02_labels.ipynb #4bacca61
 MAX_PIXELS = 2**28  # 268 million: the largest image that is decoded
 
 
@@ -51,7 +51,7 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     return _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
 
-# %% ../nbs/02_labels.ipynb #dd18209e
+# %% ../nbs/02_labels.ipynb #4a36997d
 def read_image(
     path: str | Path,         # file of an image
     *,
@@ -93,7 +93,7 @@ def _shown(path: str | Path, root: Path | None) -> str:
         path = path.relative_to(root)
     return path.as_posix()
 
-# %% ../nbs/02_labels.ipynb #498d987f
+# %% ../nbs/02_labels.ipynb #eb67211e
 def read_image_size(
     path: str | Path,          # file of an image
     *,
@@ -110,13 +110,13 @@ def read_image_size(
             return size
     return read_image(path, root=root).shape[:2]
 
-# %% ../nbs/02_labels.ipynb #30d7cc89
+# %% ../nbs/02_labels.ipynb #aa3ab276
 COLOR_RANGES = {  # name -> ((R low, R high), (G low, G high), (B low, B high)), both ends included
     "red": ((100, 255), (0, 50), (0, 50)),
     "green": ((0, 50), (100, 255), (0, 50)),
 }
 
-# %% ../nbs/02_labels.ipynb #f297061b
+# %% ../nbs/02_labels.ipynb #4e342d7d
 def color_mask(
     label_rgb: np.ndarray,               # (H, W, 3) uint8, RGB
     color_ranges: dict = COLOR_RANGES,   # name -> ((R low, R high), (G low, G high), (B low, B high))
@@ -128,14 +128,14 @@ def color_mask(
         mask |= cv2.inRange(label_rgb, np.array(low, np.uint8), np.array(high, np.uint8))
     return mask.astype(bool)
 
-# %% ../nbs/02_labels.ipynb #7f701b71
+# %% ../nbs/02_labels.ipynb #636059d0
 def mask_contours(
     mask: np.ndarray,  # (H, W) bool or uint8; an object is everything that is not 0
     *,
     gap: int = 0,      # breaks up to this many pixels wide are bridged
 ) -> np.ndarray:       # (n, 4) int64, xyxy, x2 y2 exclusive, from left to right
     "One box per outer contour, specks included (S0's rule)."
-    mask = (np.asarray(mask) != 0).astype(np.uint8)
+    mask = (np.asarray(mask) != 0).view(np.uint8)
     if not mask.size:
         return np.zeros((0, 4), np.int64)
     if gap > 0:
@@ -144,7 +144,7 @@ def mask_contours(
     boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
     return np.array(sorted(boxes), np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #e38705d7
+# %% ../nbs/02_labels.ipynb #361d06c5
 def mask_to_boxes(
     mask: np.ndarray,    # (H, W) bool or uint8
     *,
@@ -160,7 +160,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
     "(n,) areas of (n, 4) xyxy boxes."
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
-# %% ../nbs/02_labels.ipynb #2e922ff6
+# %% ../nbs/02_labels.ipynb #3ebcf0ee
 GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18: number of the examination
 
 
@@ -175,7 +175,7 @@ def group_of(
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
 
-# %% ../nbs/02_labels.ipynb #e15757b9
+# %% ../nbs/02_labels.ipynb #58cb3938
 def boxes_table(
     records: list[dict] | pd.DataFrame,  # one per object; missing columns are filled
     format: str = "table",               # kept in attrs["format"]
@@ -200,7 +200,7 @@ def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
-# %% ../nbs/02_labels.ipynb #1d47e079
+# %% ../nbs/02_labels.ipynb #ba1d4ff5
 def _map_files(function, items: list, progress: bool, what: str) -> list:
     "function(item) for all items in threads (cv2 releases the lock); the first error, with the number of others."
     def guarded(item):
@@ -221,7 +221,15 @@ def _map_files(function, items: list, progress: bool, what: str) -> list:
 
 def _images(folder: Path) -> list[Path]:
     "Image files directly in a folder, sorted by name."
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith("."))  # "._x.png" of macOS
+
+
+def _unlabelled(folders: list[Path], used: set[str], root: Path) -> list[dict]:
+    "Warnings for images that lie among the labelled ones and have no label."
+    names = [_shown(path, root) for folder in folders for path in _images(folder)]
+    return [finding("warning", name, -1, "the image has no label and is not used", "label it, or move it away")
+            for name in names if name not in used]
 
 
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
@@ -244,7 +252,7 @@ def _existing(folder: str | Path) -> Path:
         raise NotADirectoryError(f"{folder}: this is a file; give the folder that holds the images and labels.")
     return folder
 
-# %% ../nbs/02_labels.ipynb #5d4bd009
+# %% ../nbs/02_labels.ipynb #29bf8fef
 def _objects(mask: np.ndarray, name: str, min_area: int, gap: int, one_object: bool) -> tuple[np.ndarray, list]:
     "(n, 4) boxes of a mask, and what there is to report about it."
     contours = mask_contours(mask, gap=gap)
@@ -284,7 +292,7 @@ def _pair_rows(pair: dict, **facts) -> list[dict]:
             for x1, y1, x2, y2 in pair["boxes"].tolist()]
     return rows or [{**base, "classname": ""}]
 
-# %% ../nbs/02_labels.ipynb #0a8e5774
+# %% ../nbs/02_labels.ipynb #c9a63b69
 def _image_facts(root: Path) -> dict[str, dict]:
     "Rows of images.csv by path and by bare name: pixel_size and group that pixels cannot tell."
     path = root / "images.csv"
@@ -334,7 +342,7 @@ def _read_painted(folder, kind: str, to_mask, options: dict, allow_empty: bool, 
                               pixel_size=known.get("pixel_size", np.nan))
     return boxes_table(records, kind, [one for pair in read for one in pair["findings"]])
 
-# %% ../nbs/02_labels.ipynb #d72dfe39
+# %% ../nbs/02_labels.ipynb #73f9119f
 def read_color_labels(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/label
     *,
@@ -353,7 +361,7 @@ def read_color_labels(
     table.attrs["format"] = "color"
     return table
 
-# %% ../nbs/02_labels.ipynb #a5661ccf
+# %% ../nbs/02_labels.ipynb #7c2db433
 def _white_mask(path: Path, root: Path) -> np.ndarray:
     "(H, W) bool: brighter than half the maximum, so that 0/1, 0/255 and soft masks all work."
     gray = read_image(path, grayscale=True, root=root)
@@ -375,7 +383,7 @@ def read_masks(
     return _read_painted(folder, "mask", lambda path: _white_mask(path, Path(folder)),
                          options, allow_empty, group_pattern, progress)
 
-# %% ../nbs/02_labels.ipynb #4b2958fc
+# %% ../nbs/02_labels.ipynb #8094a16e
 def _read_csv_text(path: Path, required: list[str], root: Path | None) -> pd.DataFrame:
     "A CSV (comma, semicolon or tab) with all cells as text."
     shown = _shown(path, root)
@@ -413,7 +421,7 @@ def _numbers(column: pd.Series, name: str, shown: str) -> np.ndarray:
                 raise ValueError(f"{shown}, row {row}: {name} is {value!r}, which is not a number; correct the cell.")
     return values
 
-# %% ../nbs/02_labels.ipynb #07637d07
+# %% ../nbs/02_labels.ipynb #feb524dc
 def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     "One CSV as a table with numbers as numbers."
     shown = _shown(path, root)
@@ -458,7 +466,7 @@ def _resolve_names(names: list[str], root: Path) -> list[str]:
         resolved.append(found[0])
     return resolved
 
-# %% ../nbs/02_labels.ipynb #bae6ef71
+# %% ../nbs/02_labels.ipynb #82d1308a
 def read_boxes_csv(
     path: str | Path,                    # a CSV, or a folder with train.csv val.csv test.csv or boxes.csv
     *,
@@ -485,7 +493,7 @@ def read_boxes_csv(
             table["group"] = [group_of(name, group_pattern) for name in table["name"]]
     return boxes_table(table, "csv")
 
-# %% ../nbs/02_labels.ipynb #47145ebe
+# %% ../nbs/02_labels.ipynb #95987b15
 def write_boxes_csv(
     table: pd.DataFrame,  # boxes table
     path: str | Path,     # the CSV to write
@@ -515,7 +523,7 @@ def _number_text(value: float) -> str:
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
 
-# %% ../nbs/02_labels.ipynb #7873f9e8
+# %% ../nbs/02_labels.ipynb #eb8ce4c1
 def _hc18_files(root: Path) -> list[Path]:
     "Annotations of HC18 in the folder or one level below."
     return sorted([*root.glob("*_Annotation.png"), *root.glob("*/*_Annotation.png")])
@@ -552,6 +560,8 @@ def read_hc18(
     read = _map_files(lambda pair: _read_pair(*pair, root, lambda path: _white_mask(path, root), options, allow_empty),
                       pairs, progress, "annotations")
     findings, records = [one for pair in read for one in pair["findings"]], []
+    used = {_shown(path, root) for pair in pairs for path in pair}
+    findings += _unlabelled(sorted({path.parent for path, _ in pairs}), used, root)
     for pair in read:
         bare = PurePosixPath(pair["name"]).name
         split = splits.get(bare, "")
@@ -563,7 +573,7 @@ def read_hc18(
                               group=group_of(bare, group_pattern), pixel_size=size)
     return boxes_table(records, "hc18", findings)
 
-# %% ../nbs/02_labels.ipynb #3dd17f61
+# %% ../nbs/02_labels.ipynb #0fbe8b6c
 def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
     "Boxes and class names of one annotation."
     rows = []
@@ -597,7 +607,7 @@ def _voc_image(root: Path, xml: Path, filename: str, places: list[Path]) -> Path
     raise FileNotFoundError(f"{_shown(xml, root)}: its image {filename or xml.stem!r} is missing; "
                             "add it or remove the annotation.")
 
-# %% ../nbs/02_labels.ipynb #60173b84
+# %% ../nbs/02_labels.ipynb #aa434268
 def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -> dict:
     "Name, size, objects and findings of one annotation."
     shown = _shown(xml, root)
@@ -639,7 +649,7 @@ def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
             splits[stem] = split
     return splits
 
-# %% ../nbs/02_labels.ipynb #6929f354
+# %% ../nbs/02_labels.ipynb #85b7ec54
 def read_voc(
     folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main
     *,
@@ -660,14 +670,15 @@ def read_voc(
         base = {"name": one["name"], "width": one["width"], "height": one["height"],
                 "split": splits.get(one["stem"], ""), "group": group_of(one["name"], group_pattern)}
         records += [{**base, **row} for row in one["objects"]] or [{**base, "classname": ""}]
-    return boxes_table(records, "voc", [note for one in read for note in one["findings"]])
+    findings = [note for one in read for note in one["findings"]]
+    return boxes_table(records, "voc", findings + _unlabelled(places[:1], {one["name"] for one in read}, root))
 
 
 def _voc_files(root: Path) -> list[Path]:
     "XML files of a VOC folder: in Annotations, or in the folder itself."
     return sorted((root / "Annotations").glob("*.xml")) or sorted(root.glob("*.xml"))
 
-# %% ../nbs/02_labels.ipynb #95903de5
+# %% ../nbs/02_labels.ipynb #8b53b523
 def _has(pattern: str):
     "Test whether a folder holds something that matches."
     return lambda root: next(root.glob(pattern), None) is not None
@@ -681,7 +692,7 @@ FORMATS = {  # name -> (what is looked for, test on the folder, reader); the fir
     "csv": ("train.csv or boxes.csv", lambda root: _has("boxes.csv")(root) or _has("train.csv")(root), read_boxes_csv),
 }
 
-# %% ../nbs/02_labels.ipynb #2d793d77
+# %% ../nbs/02_labels.ipynb #a9fc05ce
 def detect_format(
     folder: str | Path,  # folder, or a CSV
 ) -> str:                # a key of FORMATS
@@ -710,7 +721,7 @@ def read_boxes(
         format = detect_format(folder)
     return FORMATS[format][2](folder, progress=progress, **options)
 
-# %% ../nbs/02_labels.ipynb #617a8184
+# %% ../nbs/02_labels.ipynb #f919d478
 def no_area(
     table: pd.DataFrame,  # boxes table
 ) -> np.ndarray:          # (rows,) bool

@@ -220,7 +220,7 @@ def test_hc18():
     assert len(table) == table["name"].nunique() == 300
     assert table["split"].value_counts().to_dict() == {"train": 240, "test": 60}
     assert table.groupby("split")["group"].nunique().to_dict() == {"train": 190, "test": 40}
-    assert table["pixel_size"].between(0.05, 0.4).all()
+    assert table["pixel_size"].between(0.04, 0.4).all()
     assert (table["x2"] <= table["width"]).all() and (table["y2"] <= table["height"]).all()
 
 
