@@ -213,6 +213,18 @@ def test_predictions_keep_their_score(tmp_path):
     pd.testing.assert_frame_equal(back, table, check_exact=True)
 
 
+def test_phantom_labels_masks_and_csv_give_its_own_boxes(tmp_path):
+    phantom = pytest.importorskip("frcnn_nbdev.phantom")
+    truth = phantom.write_phantom(tmp_path / "p", images=(8, 4, 4), seed=0, progress=False).sort_values("name")
+    for format in ("auto", "color", "mask", "csv"):
+        table = read_boxes(tmp_path / "p", format=format).sort_values("name")
+        assert table.attrs == {"format": "color" if format == "auto" else format, "findings": []}
+        columns = [*BOX_COLUMNS, "split"] + (["group", "pixel_size", "width", "height"] if format != "csv" else [])
+        expected = truth[columns].astype({corner: "float64" for corner in ("x1", "x2", "y1", "y2")})
+        pd.testing.assert_frame_equal(table[columns].reset_index(drop=True), expected.reset_index(drop=True),
+                                      check_dtype=False)
+
+
 @needs_real
 def test_hc18():
     table = read_boxes(REAL / "hc18")
