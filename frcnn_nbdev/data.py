@@ -7,7 +7,7 @@ __all__ = ['FINDING_COLUMNS', 'SPLITS', 'box_statistics', 'check_boxes', 'split_
            'resize_image', 'BoxesDataset', 'RandomZoomShift', 'RandomGain', 'train_transforms', 'collate',
            'make_loader', 'boxes_to_original', 'predictions_table']
 
-# %% ../nbs/04_data.ipynb #937410ea
+# %% ../nbs/04_data.ipynb #5c3b9c69
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .labels import BOX_COLUMNS, finding, no_area, read_boxes, read_image, read_image_size
 
-# %% ../nbs/04_data.ipynb #7a676fd7
+# %% ../nbs/04_data.ipynb #827d6832
 def box_statistics(
     table: pd.DataFrame,             # boxes table with width and height
     image_size: int | None = None,   # squeeze every image to this square first; None: original pixels
@@ -51,10 +51,10 @@ def box_statistics(
         )
     return pd.DataFrame(columns)
 
-# %% ../nbs/04_data.ipynb #3041ef62
+# %% ../nbs/04_data.ipynb #d320ee1f
 FINDING_COLUMNS = ["severity", "name", "row", "problem", "fix"]
 
-
+# %% ../nbs/04_data.ipynb #1fe5d618
 def _image_problem(path: Path, root: Path, open_images: bool) -> tuple[tuple[int, int] | None, str]:
     "((height, width), '') of an image, or (None, the sentence that says why not)."
     try:
@@ -64,7 +64,7 @@ def _image_problem(path: Path, root: Path, open_images: bool) -> tuple[tuple[int
     except (ValueError, OSError) as error:
         return None, str(error).removeprefix(f"{path.relative_to(root).as_posix()}: ")
 
-
+# %% ../nbs/04_data.ipynb #f5d90cf6
 def _row_problem(row, classes: set[str] | None, size: tuple[int, int] | None) -> tuple[str, str, str] | None:
     "(severity, problem, fix) of the first thing that makes a row unusable, or None."
     corners = [row.x1, row.y1, row.x2, row.y2]
@@ -95,7 +95,7 @@ def _row_problem(row, classes: set[str] | None, size: tuple[int, int] | None) ->
         )
     return None
 
-# %% ../nbs/04_data.ipynb #a6562ff2
+# %% ../nbs/04_data.ipynb #c3e42679
 def check_boxes(
     table: pd.DataFrame,                    # boxes table
     root: str | Path,                       # folder that the names start from
@@ -129,7 +129,7 @@ def check_boxes(
     usable.attrs = {key: value for key, value in table.attrs.items() if key != "findings"}
     return usable, pd.DataFrame(findings, columns=FINDING_COLUMNS)
 
-# %% ../nbs/04_data.ipynb #39d87413
+# %% ../nbs/04_data.ipynb #6ccd65e0
 def _stated_sizes(table: pd.DataFrame, images: dict) -> list[dict]:
     "Warnings for images whose width and height in the table are not those of the file."
     if not {"width", "height"} <= set(table):
@@ -150,7 +150,7 @@ def _stated_sizes(table: pd.DataFrame, images: dict) -> list[dict]:
             )
     return findings
 
-
+# %% ../nbs/04_data.ipynb #0a931a7e
 def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
     "Boxes that reach over the edge by at most a pixel are cut in place, each with a warning."
     findings = []
@@ -170,7 +170,7 @@ def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
         usable[high] = usable[high].clip(upper=usable[side])
     return findings
 
-
+# %% ../nbs/04_data.ipynb #e40fdd1e
 def _whole_images(usable: pd.DataFrame, lost: set[str]) -> list[dict]:
     "Findings about images as a whole: all boxes dropped, the same box twice, in two splits."
     findings = []
@@ -214,7 +214,7 @@ def _whole_images(usable: pd.DataFrame, lost: set[str]) -> list[dict]:
                     )
     return findings
 
-# %% ../nbs/04_data.ipynb #da949953
+# %% ../nbs/04_data.ipynb #cc12a392
 def _assign_groups(
     counts: np.ndarray,      # (G, C) images of each class in each group
     fixed: np.ndarray,       # (G,) split number, or −1 when still open
@@ -234,10 +234,10 @@ def _assign_groups(
             have[result[group]] += counts[group]
     return result
 
-# %% ../nbs/04_data.ipynb #5c2b0a3b
+# %% ../nbs/04_data.ipynb #ac42e274
 SPLITS = ("train", "val", "test")
 
-
+# %% ../nbs/04_data.ipynb #6033f939
 def split_boxes(
     table: pd.DataFrame,                    # boxes table with group
     *,
@@ -273,7 +273,7 @@ def split_boxes(
     table["split"] = _split_column(table, np.array(fractions, float), seed)
     return table
 
-
+# %% ../nbs/04_data.ipynb #3e126c66
 def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.Series:
     "The column split with its empty cells filled."
     images = table.drop_duplicates(["name", "classname"])
@@ -286,7 +286,7 @@ def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.S
     to_split = dict(zip(counts.index, [SPLITS[number] for number in result], strict=True))
     return table["split"].where(table["split"] != "", table["group"].map(to_split))
 
-# %% ../nbs/04_data.ipynb #634e7208
+# %% ../nbs/04_data.ipynb #4b866293
 @dataclass
 class DetectionData:
     "A checked and split set of images with boxes."
@@ -296,7 +296,7 @@ class DetectionData:
     findings: pd.DataFrame       # severity name row problem fix
     format: str                  # which reader
 
-
+# %% ../nbs/04_data.ipynb #858ebcf1
 def load_boxes(
     source: str | Path,                     # labelled folder, or a CSV of boxes beside or above its images
     *,
@@ -326,7 +326,7 @@ def load_boxes(
         root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"]
     )
 
-# %% ../nbs/04_data.ipynb #a3ef1df4
+# %% ../nbs/04_data.ipynb #5759b420
 def _resized_shape(height: int, width: int, image_size: int | None, resize: str) -> tuple[int, int]:
     "(height, width) after resizing."
     if resize == "native":
@@ -336,7 +336,7 @@ def _resized_shape(height: int, width: int, image_size: int | None, resize: str)
     factor = image_size / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
-
+# %% ../nbs/04_data.ipynb #8f32719a
 def resize_image(
     image: np.ndarray,           # (H, W) or (H, W, 3) uint8
     image_size: int | None,      # pixels: the side of the square, or the longest side
@@ -349,7 +349,7 @@ def resize_image(
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
-# %% ../nbs/04_data.ipynb #8624facc
+# %% ../nbs/04_data.ipynb #7b2a9c42
 class BoxesDataset(Dataset):
     "Images of one split with their boxes, resized, cached and transformed."
 
@@ -409,7 +409,7 @@ class BoxesDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
         return _detection_item(self.pixels(index), self._records[index], index, self.transforms)
 
-# %% ../nbs/04_data.ipynb #7775f94c
+# %% ../nbs/04_data.ipynb #7194c4dc
 def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
     "One dict per image: name, size, boxes (n, 4) float64 xyxy in original pixels, labels (n,)."
     label_of = {classname: label for label, classname in enumerate(classes, 1)}
@@ -421,7 +421,7 @@ def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
                         "labels": np.array([label_of[one] for one in boxed["classname"]], np.int64)})
     return records
 
-
+# %% ../nbs/04_data.ipynb #4a2c9f60
 def _detection_item(pixels: np.ndarray, record: dict, index: int, transforms) -> tuple[Tensor, dict]:
     "The image (3, H, W) float32 in [0, 1] and its target."
     image = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
@@ -451,10 +451,10 @@ def _detection_item(pixels: np.ndarray, record: dict, index: int, transforms) ->
     }
     return image.expand(3, -1, -1), target
 
-
+# %% ../nbs/04_data.ipynb #654bc1fc
 _SANITIZE = v2.Compose([v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
-# %% ../nbs/04_data.ipynb #a0e59bb7
+# %% ../nbs/04_data.ipynb #c2bd3bba
 class RandomZoomShift(v2.Transform):
     "Zoom about the centre and shift, at random, without changing the size of the image."
 
@@ -487,7 +487,7 @@ class RandomZoomShift(v2.Transform):
             )
         return inpt
 
-
+# %% ../nbs/04_data.ipynb #74f0a877
 def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[int, int]) -> Tensor:
     "uint8 (C, H, W) moved by x' = factor · x + across, y' = factor · y + down, from the image's edge."
     # cv2 puts coordinates at pixel centres and boxes have them at edges: half a pixel in, half a pixel out.
@@ -497,7 +497,7 @@ def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[
     moved = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return torch.from_numpy(moved if moved.ndim == 3 else moved[:, :, None]).permute(2, 0, 1)
 
-# %% ../nbs/04_data.ipynb #e9f5cf53
+# %% ../nbs/04_data.ipynb #05a8348d
 class RandomGain(v2.Transform):
     "Brightness and contrast times a random factor each, on uint8 images."
 
@@ -521,7 +521,7 @@ class RandomGain(v2.Transform):
         looked_up = cv2.LUT(np.ascontiguousarray(pixels), values.round().clip(0, 255).astype(np.uint8))
         return tv_tensors.wrap(torch.from_numpy(looked_up.reshape(pixels.shape)).permute(2, 0, 1), like=inpt)
 
-# %% ../nbs/04_data.ipynb #528f7ad1
+# %% ../nbs/04_data.ipynb #2c7a60da
 def train_transforms(
     *,
     flip: float = 0.5,                                          # probability of a mirror image
@@ -540,7 +540,7 @@ def train_transforms(
         chosen.append(RandomGain(strength))
     return v2.Compose(chosen or [v2.Identity()])
 
-# %% ../nbs/04_data.ipynb #6228e246
+# %% ../nbs/04_data.ipynb #cb0955c4
 def collate(
     batch: list[tuple[Tensor, dict]],          # items of a BoxesDataset
 ) -> tuple[list[Tensor], list[dict]]:
@@ -548,7 +548,7 @@ def collate(
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)
 
-
+# %% ../nbs/04_data.ipynb #9fff00fa
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -562,7 +562,7 @@ def make_loader(
     return DataLoader(dataset, batch_size, shuffle=shuffle, generator=generator, num_workers=workers,
                       collate_fn=collate, persistent_workers=workers > 0)
 
-# %% ../nbs/04_data.ipynb #7f678b04
+# %% ../nbs/04_data.ipynb #c1354862
 def boxes_to_original(
     boxes: Tensor,   # (..., 4) xyxy, pixels of the resized image
     target: dict,    # with "scale"
@@ -571,7 +571,7 @@ def boxes_to_original(
     across, down = target["scale"]
     return boxes / torch.tensor([across, down, across, down], dtype=boxes.dtype, device=boxes.device)
 
-
+# %% ../nbs/04_data.ipynb #1bb1cd7f
 def predictions_table(
     dataset: BoxesDataset,
     detections: Sequence[dict],   # one per image, in order: boxes (n, 4), labels (n,), scores (n,)

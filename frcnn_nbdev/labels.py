@@ -8,7 +8,7 @@ __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'MAX_PIXELS', 'COLOR_RANGES', 'GROUP_
            'read_color_labels', 'read_masks', 'read_boxes_csv', 'write_boxes_csv', 'read_hc18', 'read_voc',
            'detect_format', 'read_boxes', 'no_area', 'frcnn_boxes']
 
-# %% ../nbs/02_labels.ipynb #ae209cba
+# %% ../nbs/02_labels.ipynb #4f567c47
 import argparse
 import os
 import re
@@ -23,17 +23,17 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 from tqdm import tqdm
 
-# %% ../nbs/02_labels.ipynb #1271ddc1
+# %% ../nbs/02_labels.ipynb #c9d89164
 BOX_COLUMNS = ["name", "x1", "x2", "y1", "y2", "classname"]
 EXTRA_COLUMNS = ["split", "group", "width", "height", "pixel_size"]
 _TEXT_COLUMNS = {"name", "classname", "split", "group"}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
-# %% ../nbs/02_labels.ipynb #764c573f
+# %% ../nbs/02_labels.ipynb #9f069227
 MAX_PIXELS = 2**28  # 268 million: the largest image that is decoded
 
-
+# %% ../nbs/02_labels.ipynb #c5d03831
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     "(height, width) from the first frame header of a JPEG, or None."
     at = 2
@@ -44,14 +44,14 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         at += 1 if marker == 0xFF else 2 + length
     return None
 
-
+# %% ../nbs/02_labels.ipynb #c187b916
 def _header_size(data: bytes) -> tuple[int, int] | None:
     "(height, width) that the first bytes of a PNG or JPEG state, or None when they do not."
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     return _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
 
-# %% ../nbs/02_labels.ipynb #62c2603a
+# %% ../nbs/02_labels.ipynb #dc0fff95
 def read_image(
     path: str | Path,         # file of an image
     *,
@@ -87,7 +87,7 @@ def read_image(
         raise ValueError(f"{name}: not readable as an image; save it again as PNG or remove it.")
     return image if grayscale else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-
+# %% ../nbs/02_labels.ipynb #e76ee8fa
 def _shown(path: str | Path, root: Path | None) -> str:
     "The path as messages show it: relative to the folder that is read."
     path = Path(path)
@@ -95,7 +95,7 @@ def _shown(path: str | Path, root: Path | None) -> str:
         path = path.relative_to(root)
     return path.as_posix()
 
-# %% ../nbs/02_labels.ipynb #efd50d63
+# %% ../nbs/02_labels.ipynb #350282e6
 def read_image_size(
     path: str | Path,          # file of an image
     *,
@@ -112,13 +112,13 @@ def read_image_size(
             return size
     return read_image(path, root=root).shape[:2]
 
-# %% ../nbs/02_labels.ipynb #96b2300b
+# %% ../nbs/02_labels.ipynb #2de50692
 COLOR_RANGES = {  # name -> ((R low, R high), (G low, G high), (B low, B high)), both ends included
     "red": ((100, 255), (0, 50), (0, 50)),
     "green": ((0, 50), (100, 255), (0, 50)),
 }
 
-# %% ../nbs/02_labels.ipynb #a7c3f4c6
+# %% ../nbs/02_labels.ipynb #2c747bf9
 def color_mask(
     label_rgb: np.ndarray,               # (H, W, 3) uint8, RGB
     color_ranges: dict = COLOR_RANGES,   # name -> ((R low, R high), (G low, G high), (B low, B high))
@@ -130,7 +130,7 @@ def color_mask(
         mask |= cv2.inRange(label_rgb, np.array(low, np.uint8), np.array(high, np.uint8))
     return mask.astype(bool)
 
-# %% ../nbs/02_labels.ipynb #09bd0eab
+# %% ../nbs/02_labels.ipynb #e7a96baa
 def mask_contours(
     mask: np.ndarray,  # (H, W) bool or uint8; an object is everything that is not 0
     *,
@@ -146,7 +146,7 @@ def mask_contours(
     boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
     return np.array(sorted(boxes), np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #2e37a81e
+# %% ../nbs/02_labels.ipynb #caf50743
 def mask_to_boxes(
     mask: np.ndarray,    # (H, W) bool or uint8
     *,
@@ -157,15 +157,15 @@ def mask_to_boxes(
     boxes = mask_contours(mask, gap=gap)
     return boxes[_areas(boxes) >= min_area]
 
-
+# %% ../nbs/02_labels.ipynb #e492d0fb
 def _areas(boxes: np.ndarray) -> np.ndarray:
     "(n,) areas of (n, 4) xyxy boxes."
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
-# %% ../nbs/02_labels.ipynb #b94b30be
+# %% ../nbs/02_labels.ipynb #590a05d6
 GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18: number of the examination
 
-
+# %% ../nbs/02_labels.ipynb #6c91b3c2
 def group_of(
     name: str,                      # path or name of an image
     pattern: str = GROUP_PATTERN,   # the first group that matches is the answer
@@ -177,7 +177,7 @@ def group_of(
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
 
-# %% ../nbs/02_labels.ipynb #5a447aa7
+# %% ../nbs/02_labels.ipynb #d447c509
 def boxes_table(
     records: list[dict] | pd.DataFrame,  # one per object; missing columns are filled
     format: str = "table",               # kept in attrs["format"]
@@ -197,12 +197,12 @@ def boxes_table(
     table.attrs = {"format": format, "findings": list(findings)}
     return table
 
-
+# %% ../nbs/02_labels.ipynb #9eb9e8ae
 def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
-# %% ../nbs/02_labels.ipynb #8340484d
+# %% ../nbs/02_labels.ipynb #eea3f097
 def _map_files(function, items: list, progress: bool, what: str) -> list:
     "function(item) for all items, in threads; raises the first error with the number of others."
     def guarded(item):
@@ -220,14 +220,14 @@ def _map_files(function, items: list, progress: bool, what: str) -> list:
         raise kind(f"{errors[0]}{more}") from errors[0]
     return results
 
-
+# %% ../nbs/02_labels.ipynb #b678b65e
 def _images(folder: Path) -> list[Path]:
     "Image files directly in a folder, sorted by name."
     # macOS leaves files like "._a.png" that are no images.
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     return sorted(path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES)
 
-
+# %% ../nbs/02_labels.ipynb #d5cb42a5
 def _unlabelled(folders: list[Path], used: set[str], root: Path) -> list[dict]:
     "Warnings for images that lie among the labelled ones and have no label."
     names = [_shown(path, root) for folder in folders for path in _images(folder)]
@@ -237,7 +237,7 @@ def _unlabelled(folders: list[Path], used: set[str], root: Path) -> list[dict]:
         if name not in used
     ]
 
-
+# %% ../nbs/02_labels.ipynb #dcde5b0c
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
     "stem -> path; two files that differ only in suffix cannot be told apart."
     found = {}
@@ -250,7 +250,7 @@ def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
         found[path.stem] = path
     return found
 
-
+# %% ../nbs/02_labels.ipynb #f0d33c6a
 def _existing(folder: str | Path) -> Path:
     "The folder as a Path, if it is one."
     folder = Path(folder)
@@ -262,7 +262,7 @@ def _existing(folder: str | Path) -> Path:
         )
     return folder
 
-# %% ../nbs/02_labels.ipynb #fbd20f82
+# %% ../nbs/02_labels.ipynb #14a453b2
 def _objects(
     mask: np.ndarray, name: str, min_area: int, gap: int, one_object: bool
 ) -> tuple[np.ndarray, list]:
@@ -281,7 +281,7 @@ def _objects(
             boxes = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])[None]
     return boxes, findings
 
-
+# %% ../nbs/02_labels.ipynb #765718c1
 def _read_pair(image: Path, label: Path, root: Path, to_mask, options: dict, allow_empty: bool) -> dict:
     "Boxes, size and findings of one image and the label or mask that belongs to it."
     mask, shown = to_mask(label), _shown(label, root)
@@ -303,7 +303,7 @@ def _read_pair(image: Path, label: Path, root: Path, to_mask, options: dict, all
         "findings": findings,
     }
 
-
+# %% ../nbs/02_labels.ipynb #41d9fcc5
 def _pair_rows(pair: dict, **facts) -> list[dict]:
     "Records of one image, one per box, or one empty record."
     classname = facts.pop("classname")
@@ -312,7 +312,7 @@ def _pair_rows(pair: dict, **facts) -> list[dict]:
             for x1, y1, x2, y2 in pair["boxes"].tolist()]
     return rows or [{**base, "classname": ""}]
 
-# %% ../nbs/02_labels.ipynb #525cc8d0
+# %% ../nbs/02_labels.ipynb #8cf170da
 def _image_facts(root: Path) -> dict[str, dict]:
     "Rows of images.csv by path and by bare name: pixel_size and group that pixels cannot tell."
     path = root / "images.csv"
@@ -324,14 +324,14 @@ def _image_facts(root: Path) -> dict[str, dict]:
     rows = facts.to_dict("records")
     return {key: row for row in rows for key in (row["name"], PurePosixPath(row["name"]).name)}
 
-
+# %% ../nbs/02_labels.ipynb #4be42ed1
 def _split_name(text: str, where: str) -> str:
     "train, val or test."
     if text.lower() not in _SPLITS:
         raise ValueError(f"{where}: {text!r} is not a split; name it train, val or test.")
     return _SPLITS[text.lower()]
 
-
+# %% ../nbs/02_labels.ipynb #d1d75b67
 def _read_painted(
     folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool
 ):
@@ -368,7 +368,7 @@ def _read_painted(
                               pixel_size=known.get("pixel_size", np.nan))
     return boxes_table(records, kind, [one for pair in read for one in pair["findings"]])
 
-# %% ../nbs/02_labels.ipynb #06444eca
+# %% ../nbs/02_labels.ipynb #1672518b
 def read_color_labels(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/label
     *,
@@ -394,13 +394,13 @@ def read_color_labels(
     table.attrs["format"] = "color"
     return table
 
-# %% ../nbs/02_labels.ipynb #288b2bad
+# %% ../nbs/02_labels.ipynb #355d7504
 def _white_mask(path: Path, root: Path) -> np.ndarray:
     "(H, W) bool: brighter than half the maximum, so that 0/1, 0/255 and soft masks all work."
     gray = read_image(path, grayscale=True, root=root)
     return gray > int(gray.max()) // 2
 
-
+# %% ../nbs/02_labels.ipynb #ab2db328
 def read_masks(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/mask
     *,
@@ -416,7 +416,7 @@ def read_masks(
     return _read_painted(folder, "mask", lambda path: _white_mask(path, Path(folder)),
                          options, allow_empty, group_pattern, progress)
 
-# %% ../nbs/02_labels.ipynb #c67c8a4f
+# %% ../nbs/02_labels.ipynb #3d0c8ec2
 def _read_csv_text(path: Path, required: list[str], root: Path | None) -> pd.DataFrame:
     "A CSV (comma, semicolon or tab) with all cells as text."
     shown = _shown(path, root)
@@ -444,7 +444,7 @@ def _read_csv_text(path: Path, required: list[str], root: Path | None) -> pd.Dat
         )
     return table.astype(object).fillna("")
 
-
+# %% ../nbs/02_labels.ipynb #0386faf5
 def _numbers(column: pd.Series, name: str, shown: str) -> np.ndarray:
     "Text to float64, empty to NaN; ValueError names the row."
     text = [str(value).strip() for value in column]
@@ -463,7 +463,7 @@ def _numbers(column: pd.Series, name: str, shown: str) -> np.ndarray:
                 )
     return values
 
-# %% ../nbs/02_labels.ipynb #9e8ae336
+# %% ../nbs/02_labels.ipynb #97a7f46b
 def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     "One CSV as a table with numbers as numbers."
     shown = _shown(path, root)
@@ -488,7 +488,7 @@ def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
         table["split"] = [value and _split_name(value, shown) for value in table["split"]]
     return table
 
-
+# %% ../nbs/02_labels.ipynb #b268e2ea
 def _resolve_names(names: list[str], root: Path) -> list[str]:
     "Paths below root of images that a CSV names by path or by bare file name."
     here, paths = {}, set()
@@ -519,7 +519,7 @@ def _resolve_names(names: list[str], root: Path) -> list[str]:
         resolved.append(found[0])
     return resolved
 
-# %% ../nbs/02_labels.ipynb #cba93b15
+# %% ../nbs/02_labels.ipynb #2745a9ff
 def read_boxes_csv(
     path: str | Path,                    # a CSV, or a folder with train.csv val.csv test.csv or boxes.csv
     *,
@@ -550,7 +550,7 @@ def read_boxes_csv(
             table["group"] = [group_of(name, group_pattern) for name in table["name"]]
     return boxes_table(table, "csv")
 
-# %% ../nbs/02_labels.ipynb #f291b1fe
+# %% ../nbs/02_labels.ipynb #fbda903a
 def write_boxes_csv(
     table: pd.DataFrame,  # boxes table
     path: str | Path,     # the CSV to write
@@ -575,19 +575,19 @@ def write_boxes_csv(
         temporary.unlink(missing_ok=True)
     return path
 
-
+# %% ../nbs/02_labels.ipynb #f49882f9
 def _number_text(value: float) -> str:
     "Shortest text that gives the same float64: 344 and not 344.0; empty for NaN."
     if value != value:
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
 
-# %% ../nbs/02_labels.ipynb #f86d62bf
+# %% ../nbs/02_labels.ipynb #b36a90ea
 def _hc18_files(root: Path) -> list[Path]:
     "Annotations of HC18 in the folder or one level below."
     return sorted([*root.glob("*_Annotation.png"), *root.glob("*/*_Annotation.png")])
 
-
+# %% ../nbs/02_labels.ipynb #bd21abf4
 def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, str]:
     "filename -> cell of the first CSV that has both columns."
     for path in paths:
@@ -596,7 +596,7 @@ def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, 
             return dict(zip(table["filename"], table[column], strict=True))
     return {}
 
-
+# %% ../nbs/02_labels.ipynb #16de47b5
 def read_hc18(
     folder: str | Path,                  # holds NNN_HC.png and NNN_HC_Annotation.png, here or one level below
     *,
@@ -642,7 +642,7 @@ def read_hc18(
                               group=group_of(bare, group_pattern), pixel_size=size)
     return boxes_table(records, "hc18", findings)
 
-# %% ../nbs/02_labels.ipynb #7891c61d
+# %% ../nbs/02_labels.ipynb #a4d3a914
 def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
     "Boxes and class names of one annotation."
     rows = []
@@ -662,7 +662,7 @@ def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
         rows.append(row)
     return rows
 
-
+# %% ../nbs/02_labels.ipynb #92709669
 def _voc_image(root: Path, xml: Path, filename: str, places: list[Path]) -> Path:
     "The image of an annotation: the file it names, or the one with the name of the XML."
     for name in [PurePosixPath(filename.replace("\\", "/")).name] if filename else []:
@@ -676,7 +676,7 @@ def _voc_image(root: Path, xml: Path, filename: str, places: list[Path]) -> Path
     raise FileNotFoundError(f"{_shown(xml, root)}: its image {filename or xml.stem!r} is missing; "
                             "add it or remove the annotation.")
 
-# %% ../nbs/02_labels.ipynb #1df7dce7
+# %% ../nbs/02_labels.ipynb #237b10be
 def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -> dict:
     "Name, size, objects and findings of one annotation."
     shown = _shown(xml, root)
@@ -707,7 +707,7 @@ def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -
     return {"name": _shown(image, root), "width": width, "height": height, "stem": xml.stem,
             "objects": _voc_objects(tree, shown, one_based), "findings": findings}
 
-
+# %% ../nbs/02_labels.ipynb #5dc2108f
 def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
     "stem -> split from ImageSets/Main; trainval counts as train where there is no train.txt."
     main, splits = root / "ImageSets" / "Main", {}
@@ -731,7 +731,7 @@ def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
             splits[stem] = split
     return splits
 
-# %% ../nbs/02_labels.ipynb #8d877ce4
+# %% ../nbs/02_labels.ipynb #39bc8dbc
 def read_voc(
     folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main
     *,
@@ -759,17 +759,17 @@ def read_voc(
         records, "voc", findings + _unlabelled(places[:1], {one["name"] for one in read}, root)
     )
 
-
+# %% ../nbs/02_labels.ipynb #4e10cda9
 def _voc_files(root: Path) -> list[Path]:
     "XML files of a VOC folder: in Annotations, or in the folder itself."
     return sorted((root / "Annotations").glob("*.xml")) or sorted(root.glob("*.xml"))
 
-# %% ../nbs/02_labels.ipynb #c9227d25
+# %% ../nbs/02_labels.ipynb #a5323156
 def _has(pattern: str):
     "Test whether a folder holds something that matches."
     return lambda root: next(root.glob(pattern), None) is not None
 
-
+# %% ../nbs/02_labels.ipynb #5d9cf883
 FORMATS = {  # name -> (what is looked for, test on the folder, reader); the first test that succeeds wins
     "hc18": ("*_Annotation.png", lambda root: bool(_hc18_files(root)), read_hc18),
     "color": ("<class>/<split>/label", _has("*/*/label/*"), read_color_labels),
@@ -779,7 +779,7 @@ FORMATS = {  # name -> (what is looked for, test on the folder, reader); the fir
             read_boxes_csv),
 }
 
-# %% ../nbs/02_labels.ipynb #16e7e1fe
+# %% ../nbs/02_labels.ipynb #e24015fa
 def detect_format(
     folder: str | Path,  # folder, or a CSV
 ) -> str:                # a key of FORMATS
@@ -793,7 +793,7 @@ def detect_format(
     tried = "; ".join(f"{name}: {what}" for name, (what, _, _) in FORMATS.items())
     raise FileNotFoundError(f"{root}: no labels found (looked for {tried}); check the path.")
 
-
+# %% ../nbs/02_labels.ipynb #40a4fc32
 def read_boxes(
     folder: str | Path,       # folder of images and labels, or a CSV
     *,
@@ -808,14 +808,14 @@ def read_boxes(
         format = detect_format(folder)
     return FORMATS[format][2](folder, progress=progress, **options)
 
-# %% ../nbs/02_labels.ipynb #fbb1b53f
+# %% ../nbs/02_labels.ipynb #13d5364b
 def no_area(
     table: pd.DataFrame,  # boxes table
 ) -> np.ndarray:          # (rows,) bool
     "Rows with a box whose width or height is zero."
     return ((table["x1"] == table["x2"]) | (table["y1"] == table["y2"])).to_numpy()
 
-
+# %% ../nbs/02_labels.ipynb #b32f8ea1
 def _summary(table: pd.DataFrame) -> list[str]:
     "Lines that say what a table holds."
     objects = table[table["classname"] != ""]
@@ -832,7 +832,7 @@ def _summary(table: pd.DataFrame) -> list[str]:
     lines += [f"  {one['severity']}: {one['name']}: {one['problem']}; {one['fix']}" for one in notes[:20]]
     return lines + ([f"  … and {len(notes) - 20} more findings"] if len(notes) > 20 else [])
 
-
+# %% ../nbs/02_labels.ipynb #fbaf7d02
 def frcnn_boxes(
     argv: list[str] | None = None,  # arguments; None: those of the shell
 ) -> int:                           # exit code
