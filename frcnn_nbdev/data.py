@@ -7,7 +7,7 @@ __all__ = ['FINDING_COLUMNS', 'SPLITS', 'box_statistics', 'check_boxes', 'split_
            'resize_image', 'BoxesDataset', 'RandomZoomShift', 'RandomGain', 'train_transforms', 'collate',
            'make_loader', 'boxes_to_original', 'predictions_table']
 
-# %% ../nbs/04_data.ipynb #20f62645
+# %% ../nbs/04_data.ipynb #5c3b9c69
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .labels import BOX_COLUMNS, finding, no_area, read_boxes, read_image, read_image_size
 
-# %% ../nbs/04_data.ipynb #4d53f86f
+# %% ../nbs/04_data.ipynb #827d6832
 def box_statistics(
     table: pd.DataFrame,             # boxes table with width and height
     image_size: int | None = None,   # squeeze every image to this square first; None: original pixels
@@ -40,15 +40,21 @@ def box_statistics(
         objects["ratio"] = (objects["y2"] - objects["y1"]) / (objects["x2"] - objects["x1"])
     objects.loc[no_area(objects), "ratio"] = np.nan
     by_class = objects.groupby("classname")
-    columns = {"images": by_class["name"].nunique(), "boxes": by_class.size(), "ratio": by_class["ratio"].mean()}
+    columns = {
+        "images": by_class["name"].nunique(),
+        "boxes": by_class.size(),
+        "ratio": by_class["ratio"].mean(),
+    }
     for kind in ("mean", "min", "max"):
-        columns.update({f"{corner}_{kind}": by_class[corner].agg(kind) for corner in ("x1", "y1", "x2", "y2")})
+        columns.update(
+            {f"{corner}_{kind}": by_class[corner].agg(kind) for corner in ("x1", "y1", "x2", "y2")}
+        )
     return pd.DataFrame(columns)
 
-# %% ../nbs/04_data.ipynb #3df1e974
+# %% ../nbs/04_data.ipynb #d320ee1f
 FINDING_COLUMNS = ["severity", "name", "row", "problem", "fix"]
 
-
+# %% ../nbs/04_data.ipynb #1fe5d618
 def _image_problem(path: Path, root: Path, open_images: bool) -> tuple[tuple[int, int] | None, str]:
     "((height, width), '') of an image, or (None, the sentence that says why not)."
     try:
@@ -58,7 +64,7 @@ def _image_problem(path: Path, root: Path, open_images: bool) -> tuple[tuple[int
     except (ValueError, OSError) as error:
         return None, str(error).removeprefix(f"{path.relative_to(root).as_posix()}: ")
 
-
+# %% ../nbs/04_data.ipynb #f5d90cf6
 def _row_problem(row, classes: set[str] | None, size: tuple[int, int] | None) -> tuple[str, str, str] | None:
     "(severity, problem, fix) of the first thing that makes a row unusable, or None."
     corners = [row.x1, row.y1, row.x2, row.y2]
@@ -68,7 +74,11 @@ def _row_problem(row, classes: set[str] | None, size: tuple[int, int] | None) ->
     box = " ".join(f"{corner:g}" for corner in corners)
     if missing or not row.classname:
         what = "a coordinate is missing" if missing else "the class is missing"
-        return "error", f"{what} (box {box}, class {row.classname!r})", "complete the row, or empty it entirely"
+        return (
+            "error",
+            f"{what} (box {box}, class {row.classname!r})",
+            "complete the row, or empty it entirely",
+        )
     if not np.isfinite(corners).all():
         return "error", f"box {box} is not finite", "correct the row"
     if classes is not None and row.classname not in classes:
@@ -78,10 +88,14 @@ def _row_problem(row, classes: set[str] | None, size: tuple[int, int] | None) ->
     if row.x2 == row.x1 or row.y2 == row.y1:
         return "dropped", f"box {box} (x1 y1 x2 y2) has no area", "draw it again or delete it"
     if size is not None and (min(row.x1, row.y1) < -1 or row.x2 > size[1] + 1 or row.y2 > size[0] + 1):
-        return "error", f"box {box} (x1 y1 x2 y2) lies outside the image of {size[1]}×{size[0]} pixels", "correct the box"
+        return (
+            "error",
+            f"box {box} (x1 y1 x2 y2) lies outside the image of {size[1]}×{size[0]} pixels",
+            "correct the box",
+        )
     return None
 
-# %% ../nbs/04_data.ipynb #b947604b
+# %% ../nbs/04_data.ipynb #c3e42679
 def check_boxes(
     table: pd.DataFrame,                    # boxes table
     root: str | Path,                       # folder that the names start from
@@ -109,12 +123,13 @@ def check_boxes(
     usable = usable.loc[keep]
     usable["height"] = [images[name][0][0] for name in usable["name"]]
     usable["width"] = [images[name][0][1] for name in usable["name"]]
-    findings += _stated_sizes(table, images) + _cut_to_image(usable) + _whole_images(table, usable)
+    lost = {one["name"] for one in findings if one["severity"] == "dropped"} - set(usable["name"])
+    findings += _stated_sizes(table, images) + _cut_to_image(usable) + _whole_images(usable, lost)
     usable = usable.reset_index(drop=True)
     usable.attrs = {key: value for key, value in table.attrs.items() if key != "findings"}
     return usable, pd.DataFrame(findings, columns=FINDING_COLUMNS)
 
-# %% ../nbs/04_data.ipynb #d504ec10
+# %% ../nbs/04_data.ipynb #6ccd65e0
 def _stated_sizes(table: pd.DataFrame, images: dict) -> list[dict]:
     "Warnings for images whose width and height in the table are not those of the file."
     if not {"width", "height"} <= set(table):
@@ -123,46 +138,83 @@ def _stated_sizes(table: pd.DataFrame, images: dict) -> list[dict]:
     for one in table.drop_duplicates("name").itertuples():
         size, stated = images[one.name][0], (one.height, one.width)
         if size is not None and stated[0] == stated[0] and stated != size:
-            findings.append(finding("warning", one.name, -1, f"the table states {one.width:g}×{one.height:g} pixels, the "
-                                    f"image has {size[1]}×{size[0]}", "the size of the image is used"))
+            findings.append(
+                finding(
+                    "warning",
+                    one.name,
+                    -1,
+                    f"the table states {one.width:g}×{one.height:g} pixels, the "
+                    f"image has {size[1]}×{size[0]}",
+                    "the size of the image is used",
+                )
+            )
     return findings
 
-
+# %% ../nbs/04_data.ipynb #0a931a7e
 def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
     "Boxes that reach over the edge by at most a pixel are cut in place, each with a warning."
     findings = []
     for low, high, side in [("x1", "x2", "width"), ("y1", "y2", "height")]:
         over = (usable[low] < 0) | (usable[high] > usable[side])
         for row in usable.index[over]:
-            findings.append(finding("warning", usable.at[row, "name"], int(row), f"the box reaches over the {side} of the "
-                                    "image by up to a pixel", "it is cut to the image"))
+            findings.append(
+                finding(
+                    "warning",
+                    usable.at[row, "name"],
+                    int(row),
+                    f"the box reaches over the {side} of the image by up to a pixel",
+                    "it is cut to the image",
+                )
+            )
         usable[low] = usable[low].clip(lower=0)
         usable[high] = usable[high].clip(upper=usable[side])
     return findings
 
-
-def _whole_images(table: pd.DataFrame, usable: pd.DataFrame) -> list[dict]:
-    "Warnings about images as a whole: lost all rows, the same box twice, in two splits."
+# %% ../nbs/04_data.ipynb #e40fdd1e
+def _whole_images(usable: pd.DataFrame, lost: set[str]) -> list[dict]:
+    "Findings about images as a whole: all boxes dropped, the same box twice, in two splits."
     findings = []
-    for name in sorted(set(table["name"]) - set(usable["name"])):
+    for name in sorted(lost):
         findings.append(finding("warning", name, -1, "no usable row is left, so the image is not used",
                                 "correct its rows, or give it one empty row if it shows no object"))
     boxed = usable[usable["classname"] != ""]
     for row in boxed.index[boxed.duplicated(BOX_COLUMNS)]:
-        findings.append(finding("warning", boxed.at[row, "name"], int(row), "the same box with the same class is there twice",
-                                "delete one"))
+        findings.append(
+            finding(
+                "warning",
+                boxed.at[row, "name"],
+                int(row),
+                "the same box with the same class is there twice",
+                "delete one",
+            )
+        )
     for row in usable.index[(usable["classname"] == "") & usable["name"].isin(boxed["name"])]:
-        findings.append(finding("warning", usable.at[row, "name"], int(row), "an empty row although the image has boxes",
-                                "delete the empty row"))
+        findings.append(
+            finding(
+                "warning",
+                usable.at[row, "name"],
+                int(row),
+                "an empty row although the image has boxes",
+                "delete the empty row",
+            )
+        )
     if "split" in usable:
         for column, severity in [("name", "error"), ("group", "warning")]:
             for value, rows in usable[usable["split"] != ""].groupby(column) if column in usable else ():
                 if rows["split"].nunique() > 1:
-                    findings.append(finding(severity, rows["name"].iloc[0], -1, f"{column} {value} is in the splits "
-                                            f"{' and '.join(sorted(rows['split'].unique()))}", "keep it in one"))
+                    findings.append(
+                        finding(
+                            severity,
+                            rows["name"].iloc[0],
+                            -1,
+                            f"{column} {value} is in the splits "
+                            f"{' and '.join(sorted(rows['split'].unique()))}",
+                            "keep it in one",
+                        )
+                    )
     return findings
 
-# %% ../nbs/04_data.ipynb #65b74d73
+# %% ../nbs/04_data.ipynb #cc12a392
 def _assign_groups(
     counts: np.ndarray,      # (G, C) images of each class in each group
     fixed: np.ndarray,       # (G,) split number, or −1 when still open
@@ -182,10 +234,10 @@ def _assign_groups(
             have[result[group]] += counts[group]
     return result
 
-# %% ../nbs/04_data.ipynb #b99b0f84
+# %% ../nbs/04_data.ipynb #ac42e274
 SPLITS = ("train", "val", "test")
 
-
+# %% ../nbs/04_data.ipynb #6033f939
 def split_boxes(
     table: pd.DataFrame,                    # boxes table with group
     *,
@@ -194,9 +246,16 @@ def split_boxes(
     seed: int = 0,
 ) -> pd.DataFrame:                          # the same rows, split filled
     "Fill the column split by group; what is already split stays."
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or not 0 <= val_fraction < 1:
-        raise ValueError(f"fractions {fractions}, val_fraction {val_fraction}: three fractions ≥ 0 must sum to 1, "
-                         "val_fraction lies in [0, 1).")
+    if (
+        len(fractions) != 3
+        or min(fractions) < 0
+        or abs(sum(fractions) - 1) > 1e-6
+        or not 0 <= val_fraction < 1
+    ):
+        raise ValueError(
+            f"fractions {fractions}, val_fraction {val_fraction}: three fractions ≥ 0 must sum to 1, "
+            "val_fraction lies in [0, 1)."
+        )
     table = table.copy()
     if "split" not in table:
         table["split"] = ""
@@ -214,18 +273,20 @@ def split_boxes(
     table["split"] = _split_column(table, np.array(fractions, float), seed)
     return table
 
-
+# %% ../nbs/04_data.ipynb #3e126c66
 def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.Series:
     "The column split with its empty cells filled."
     images = table.drop_duplicates(["name", "classname"])
     counts = pd.crosstab(images["group"], images["classname"])
     first = table[table["split"] != ""].drop_duplicates("group").set_index("group")["split"]
-    fixed = np.array([SPLITS.index(first[group]) if group in first.index else -1 for group in counts.index], int)
+    fixed = np.array(
+        [SPLITS.index(first[group]) if group in first.index else -1 for group in counts.index], int
+    )
     result = _assign_groups(counts.to_numpy(), fixed, fractions, seed)
     to_split = dict(zip(counts.index, [SPLITS[number] for number in result], strict=True))
     return table["split"].where(table["split"] != "", table["group"].map(to_split))
 
-# %% ../nbs/04_data.ipynb #a381af7f
+# %% ../nbs/04_data.ipynb #4b866293
 @dataclass
 class DetectionData:
     "A checked and split set of images with boxes."
@@ -235,11 +296,11 @@ class DetectionData:
     findings: pd.DataFrame       # severity name row problem fix
     format: str                  # which reader
 
-
+# %% ../nbs/04_data.ipynb #858ebcf1
 def load_boxes(
     source: str | Path,                     # labelled folder, or a CSV of boxes beside or above its images
     *,
-    classes: Sequence[str] | None = None,   # allowed classes in the order of their labels; None: those found, sorted
+    classes: Sequence[str] | None = None,   # allowed classes, in label order; None: those found, sorted
     seed: int = 0,                          # of the split
     val_fraction: float = 0.15,             # of the training groups, when there is train but no val
     progress: bool = False,
@@ -261,9 +322,11 @@ def load_boxes(
     if not found:
         raise ValueError(f"{source}: no image has a box; label at least one object.")
     usable = split_boxes(usable, val_fraction=val_fraction, seed=seed)
-    return DetectionData(root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"])
+    return DetectionData(
+        root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"]
+    )
 
-# %% ../nbs/04_data.ipynb #0cc78177
+# %% ../nbs/04_data.ipynb #5759b420
 def _resized_shape(height: int, width: int, image_size: int | None, resize: str) -> tuple[int, int]:
     "(height, width) after resizing."
     if resize == "native":
@@ -273,7 +336,7 @@ def _resized_shape(height: int, width: int, image_size: int | None, resize: str)
     factor = image_size / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
-
+# %% ../nbs/04_data.ipynb #8f32719a
 def resize_image(
     image: np.ndarray,           # (H, W) or (H, W, 3) uint8
     image_size: int | None,      # pixels: the side of the square, or the longest side
@@ -286,7 +349,7 @@ def resize_image(
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
-# %% ../nbs/04_data.ipynb #ffa7f4b3
+# %% ../nbs/04_data.ipynb #7b2a9c42
 class BoxesDataset(Dataset):
     "Images of one split with their boxes, resized, cached and transformed."
 
@@ -298,13 +361,15 @@ class BoxesDataset(Dataset):
         image_size: int | None = 128,    # pixels; see resize_image
         resize: str = "square",          # "square", "longest" or "native"
         transforms=None,                 # torchvision.transforms.v2 on (image, {"boxes", "labels"})
-        grayscale: bool = False,         # decode and keep one channel (a third of the memory); the output has three
+        grayscale: bool = False,         # decode and keep one channel; the output has three all the same
         cache: bool = True,              # keep the resized images in memory
     ):
         if resize not in ("square", "longest", "native"):
             raise ValueError(f"resize {resize!r} is not known; choose square, longest or native.")
         if resize != "native" and (not isinstance(image_size, int) or image_size < 1):
-            raise ValueError(f"image_size {image_size!r} must be a positive whole number unless resize is native.")
+            raise ValueError(
+                f"image_size {image_size!r} must be a positive whole number unless resize is native."
+            )
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split {split!r} is not known; choose train, val, test or all.")
         self.data, self.split, self.transforms = data, split, transforms
@@ -325,7 +390,9 @@ class BoxesDataset(Dataset):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         path = self.data.root / self.name(index)
-        image = resize_image(read_image(path, grayscale=self.grayscale, root=self.data.root), self.image_size, self.resize)
+        image = resize_image(
+            read_image(path, grayscale=self.grayscale, root=self.data.root), self.image_size, self.resize
+        )
         if self._cache is not None:
             self._cache[index] = image
         return image
@@ -342,7 +409,7 @@ class BoxesDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
         return _detection_item(self.pixels(index), self._records[index], index, self.transforms)
 
-# %% ../nbs/04_data.ipynb #b8fa3b12
+# %% ../nbs/04_data.ipynb #7194c4dc
 def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
     "One dict per image: name, size, boxes (n, 4) float64 xyxy in original pixels, labels (n,)."
     label_of = {classname: label for label, classname in enumerate(classes, 1)}
@@ -354,7 +421,7 @@ def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
                         "labels": np.array([label_of[one] for one in boxed["classname"]], np.int64)})
     return records
 
-
+# %% ../nbs/04_data.ipynb #4a2c9f60
 def _detection_item(pixels: np.ndarray, record: dict, index: int, transforms) -> tuple[Tensor, dict]:
     "The image (3, H, W) float32 in [0, 1] and its target."
     image = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
@@ -363,18 +430,31 @@ def _detection_item(pixels: np.ndarray, record: dict, index: int, transforms) ->
     boxes = torch.from_numpy(record["boxes"] * [*scale, *scale]).float()
     labels = torch.from_numpy(record["labels"].copy())
     if transforms is not None:
-        inputs = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)), "labels": labels}
+        inputs = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": labels,
+        }
         image, inputs = _SANITIZE(*transforms(tv_tensors.Image(image), inputs))
-        image, boxes, labels = image.as_subclass(Tensor), inputs["boxes"].as_subclass(Tensor), inputs["labels"]
+        image, boxes, labels = (
+            image.as_subclass(Tensor),
+            inputs["boxes"].as_subclass(Tensor),
+            inputs["labels"],
+        )
     if image.dtype == torch.uint8:
         image = image.float().div_(255)
-    target = {"boxes": boxes, "labels": labels, "image_id": index, "orig_size": record["size"], "scale": scale}
+    target = {
+        "boxes": boxes,
+        "labels": labels,
+        "image_id": index,
+        "orig_size": record["size"],
+        "scale": scale,
+    }
     return image.expand(3, -1, -1), target
 
-
+# %% ../nbs/04_data.ipynb #654bc1fc
 _SANITIZE = v2.Compose([v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
-# %% ../nbs/04_data.ipynb #84611a7a
+# %% ../nbs/04_data.ipynb #c2bd3bba
 class RandomZoomShift(v2.Transform):
     "Zoom about the centre and shift, at random, without changing the size of the image."
 
@@ -387,7 +467,9 @@ class RandomZoomShift(v2.Transform):
         self.scale, self.shift = scale, shift
 
     def make_params(self, flat_inputs: list) -> dict:
-        height, width = v2.functional.get_size(next(one for one in flat_inputs if isinstance(one, tv_tensors.Image)))
+        height, width = v2.functional.get_size(
+            next(one for one in flat_inputs if isinstance(one, tv_tensors.Image))
+        )
         drawn = torch.rand(3).tolist()
         factor = self.scale[0] + drawn[0] * (self.scale[1] - self.scale[0])
         shifts = [side * ((1 - factor) / 2 + self.shift * (2 * one - 1))
@@ -400,12 +482,14 @@ class RandomZoomShift(v2.Transform):
             moved = inpt.as_subclass(Tensor) * factor + torch.tensor([across, down, across, down])
             return tv_tensors.wrap(moved, like=inpt)
         if isinstance(inpt, tv_tensors.Image):
-            return tv_tensors.wrap(_warp(inpt.as_subclass(Tensor), factor, across, down, params["size"]), like=inpt)
+            return tv_tensors.wrap(
+                _warp(inpt.as_subclass(Tensor), factor, across, down, params["size"]), like=inpt
+            )
         return inpt
 
-
+# %% ../nbs/04_data.ipynb #74f0a877
 def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[int, int]) -> Tensor:
-    "uint8 (C, H, W) moved by x' = factor · x + across, y' = factor · y + down, measured from the image's edge."
+    "uint8 (C, H, W) moved by x' = factor · x + across, y' = factor · y + down, from the image's edge."
     # cv2 puts coordinates at pixel centres and boxes have them at edges: half a pixel in, half a pixel out.
     half = 0.5 * factor - 0.5
     matrix = np.array([[factor, 0, across + half], [0, factor, down + half]])
@@ -413,7 +497,7 @@ def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[
     moved = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return torch.from_numpy(moved if moved.ndim == 3 else moved[:, :, None]).permute(2, 0, 1)
 
-# %% ../nbs/04_data.ipynb #6eba21df
+# %% ../nbs/04_data.ipynb #05a8348d
 class RandomGain(v2.Transform):
     "Brightness and contrast times a random factor each, on uint8 images."
 
@@ -437,7 +521,7 @@ class RandomGain(v2.Transform):
         looked_up = cv2.LUT(np.ascontiguousarray(pixels), values.round().clip(0, 255).astype(np.uint8))
         return tv_tensors.wrap(torch.from_numpy(looked_up.reshape(pixels.shape)).permute(2, 0, 1), like=inpt)
 
-# %% ../nbs/04_data.ipynb #3f337a06
+# %% ../nbs/04_data.ipynb #2c7a60da
 def train_transforms(
     *,
     flip: float = 0.5,                                          # probability of a mirror image
@@ -456,7 +540,7 @@ def train_transforms(
         chosen.append(RandomGain(strength))
     return v2.Compose(chosen or [v2.Identity()])
 
-# %% ../nbs/04_data.ipynb #d0eb50a4
+# %% ../nbs/04_data.ipynb #cb0955c4
 def collate(
     batch: list[tuple[Tensor, dict]],          # items of a BoxesDataset
 ) -> tuple[list[Tensor], list[dict]]:
@@ -464,7 +548,7 @@ def collate(
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)
 
-
+# %% ../nbs/04_data.ipynb #9fff00fa
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -478,7 +562,7 @@ def make_loader(
     return DataLoader(dataset, batch_size, shuffle=shuffle, generator=generator, num_workers=workers,
                       collate_fn=collate, persistent_workers=workers > 0)
 
-# %% ../nbs/04_data.ipynb #9a336fd9
+# %% ../nbs/04_data.ipynb #c1354862
 def boxes_to_original(
     boxes: Tensor,   # (..., 4) xyxy, pixels of the resized image
     target: dict,    # with "scale"
@@ -487,22 +571,26 @@ def boxes_to_original(
     across, down = target["scale"]
     return boxes / torch.tensor([across, down, across, down], dtype=boxes.dtype, device=boxes.device)
 
-
+# %% ../nbs/04_data.ipynb #1bb1cd7f
 def predictions_table(
     dataset: BoxesDataset,
-    detections: Sequence[dict],   # one per image, in the order of the data set: boxes (n, 4), labels (n,), scores (n,)
+    detections: Sequence[dict],   # one per image, in order: boxes (n, 4), labels (n,), scores (n,)
     classes: Sequence[str],       # the class at index i has label i + 1
 ) -> pd.DataFrame:                # BOX_COLUMNS and score, original pixels; sorted by name, best first
     "Detections as a boxes table with score; an image without detections keeps an empty row."
     if len(detections) != len(dataset):
-        raise ValueError(f"{len(detections)} detections for {len(dataset)} images; give one per image, in order.")
+        raise ValueError(
+            f"{len(detections)} detections for {len(dataset)} images; give one per image, in order."
+        )
     rows = []
     for index, found in enumerate(detections):
         height, width = dataset._records[index]["size"]
         new = _resized_shape(height, width, dataset.image_size, dataset.resize)
         scale = {"scale": (new[1] / width, new[0] / height)}
         boxes = boxes_to_original(found["boxes"].detach().cpu().double().reshape(-1, 4), scale).tolist()
-        for (x1, y1, x2, y2), label, score in zip(boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True):
+        for (x1, y1, x2, y2), label, score in zip(
+            boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True
+        ):
             rows.append([dataset.name(index), x1, x2, y1, y2, classes[label - 1], score])
         if not boxes:
             rows.append([dataset.name(index), *[np.nan] * 4, "", np.nan])

@@ -8,7 +8,7 @@ __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'MAX_PIXELS', 'COLOR_RANGES', 'GROUP_
            'read_color_labels', 'read_masks', 'read_boxes_csv', 'write_boxes_csv', 'read_hc18', 'read_voc',
            'detect_format', 'read_boxes', 'no_area', 'frcnn_boxes']
 
-# %% ../nbs/02_labels.ipynb #3b47e397
+# %% ../nbs/02_labels.ipynb #4f567c47
 import argparse
 import os
 import re
@@ -23,17 +23,17 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 from tqdm import tqdm
 
-# %% ../nbs/02_labels.ipynb #894fe7a8
+# %% ../nbs/02_labels.ipynb #c9d89164
 BOX_COLUMNS = ["name", "x1", "x2", "y1", "y2", "classname"]
 EXTRA_COLUMNS = ["split", "group", "width", "height", "pixel_size"]
 _TEXT_COLUMNS = {"name", "classname", "split", "group"}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
-# %% ../nbs/02_labels.ipynb #6035bff7
+# %% ../nbs/02_labels.ipynb #9f069227
 MAX_PIXELS = 2**28  # 268 million: the largest image that is decoded
 
-
+# %% ../nbs/02_labels.ipynb #c5d03831
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     "(height, width) from the first frame header of a JPEG, or None."
     at = 2
@@ -44,28 +44,30 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         at += 1 if marker == 0xFF else 2 + length
     return None
 
-
+# %% ../nbs/02_labels.ipynb #c187b916
 def _header_size(data: bytes) -> tuple[int, int] | None:
     "(height, width) that the first bytes of a PNG or JPEG state, or None when they do not."
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     return _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
 
-# %% ../nbs/02_labels.ipynb #dd18209e
+# %% ../nbs/02_labels.ipynb #dc0fff95
 def read_image(
     path: str | Path,         # file of an image
     *,
     grayscale: bool = False,  # one channel instead of three
     root: Path | None = None, # messages name the file relative to this folder
 ) -> np.ndarray:              # uint8, (H, W, 3) RGB, or (H, W)
-    "Decoded pixels as stored (EXIF rotation is not applied). ValueError for a file that is not a whole image."
+    "Decoded pixels as stored, without EXIF rotation. ValueError for a file that is not a whole image."
     name = _shown(path, root)
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: the image is missing; restore it or remove its label.") from None
     except OSError as error:
-        raise ValueError(f"{name}: the image cannot be opened ({error.strerror}); check its rights.") from None
+        raise ValueError(
+            f"{name}: the image cannot be opened ({error.strerror}); check its rights."
+        ) from None
     if not data:
         raise ValueError(f"{name}: the file is empty (0 bytes); copy it again or remove it.")
     size = _header_size(data)
@@ -85,7 +87,7 @@ def read_image(
         raise ValueError(f"{name}: not readable as an image; save it again as PNG or remove it.")
     return image if grayscale else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-
+# %% ../nbs/02_labels.ipynb #e76ee8fa
 def _shown(path: str | Path, root: Path | None) -> str:
     "The path as messages show it: relative to the folder that is read."
     path = Path(path)
@@ -93,7 +95,7 @@ def _shown(path: str | Path, root: Path | None) -> str:
         path = path.relative_to(root)
     return path.as_posix()
 
-# %% ../nbs/02_labels.ipynb #498d987f
+# %% ../nbs/02_labels.ipynb #350282e6
 def read_image_size(
     path: str | Path,          # file of an image
     *,
@@ -110,13 +112,13 @@ def read_image_size(
             return size
     return read_image(path, root=root).shape[:2]
 
-# %% ../nbs/02_labels.ipynb #30d7cc89
+# %% ../nbs/02_labels.ipynb #2de50692
 COLOR_RANGES = {  # name -> ((R low, R high), (G low, G high), (B low, B high)), both ends included
     "red": ((100, 255), (0, 50), (0, 50)),
     "green": ((0, 50), (100, 255), (0, 50)),
 }
 
-# %% ../nbs/02_labels.ipynb #f297061b
+# %% ../nbs/02_labels.ipynb #2c747bf9
 def color_mask(
     label_rgb: np.ndarray,               # (H, W, 3) uint8, RGB
     color_ranges: dict = COLOR_RANGES,   # name -> ((R low, R high), (G low, G high), (B low, B high))
@@ -128,14 +130,14 @@ def color_mask(
         mask |= cv2.inRange(label_rgb, np.array(low, np.uint8), np.array(high, np.uint8))
     return mask.astype(bool)
 
-# %% ../nbs/02_labels.ipynb #7f701b71
+# %% ../nbs/02_labels.ipynb #e7a96baa
 def mask_contours(
     mask: np.ndarray,  # (H, W) bool or uint8; an object is everything that is not 0
     *,
     gap: int = 0,      # breaks up to this many pixels wide are bridged
 ) -> np.ndarray:       # (n, 4) int64, xyxy, x2 y2 exclusive, from left to right
     "One box per outer contour, specks included (S0's rule)."
-    mask = (np.asarray(mask) != 0).astype(np.uint8)
+    mask = (np.asarray(mask) != 0).view(np.uint8)
     if not mask.size:
         return np.zeros((0, 4), np.int64)
     if gap > 0:
@@ -144,7 +146,7 @@ def mask_contours(
     boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
     return np.array(sorted(boxes), np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #e38705d7
+# %% ../nbs/02_labels.ipynb #caf50743
 def mask_to_boxes(
     mask: np.ndarray,    # (H, W) bool or uint8
     *,
@@ -155,15 +157,15 @@ def mask_to_boxes(
     boxes = mask_contours(mask, gap=gap)
     return boxes[_areas(boxes) >= min_area]
 
-
+# %% ../nbs/02_labels.ipynb #e492d0fb
 def _areas(boxes: np.ndarray) -> np.ndarray:
     "(n,) areas of (n, 4) xyxy boxes."
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
-# %% ../nbs/02_labels.ipynb #2e922ff6
+# %% ../nbs/02_labels.ipynb #590a05d6
 GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18: number of the examination
 
-
+# %% ../nbs/02_labels.ipynb #6c91b3c2
 def group_of(
     name: str,                      # path or name of an image
     pattern: str = GROUP_PATTERN,   # the first group that matches is the answer
@@ -175,7 +177,7 @@ def group_of(
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
 
-# %% ../nbs/02_labels.ipynb #e15757b9
+# %% ../nbs/02_labels.ipynb #d447c509
 def boxes_table(
     records: list[dict] | pd.DataFrame,  # one per object; missing columns are filled
     format: str = "table",               # kept in attrs["format"]
@@ -195,14 +197,14 @@ def boxes_table(
     table.attrs = {"format": format, "findings": list(findings)}
     return table
 
-
+# %% ../nbs/02_labels.ipynb #9eb9e8ae
 def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
-# %% ../nbs/02_labels.ipynb #1d47e079
+# %% ../nbs/02_labels.ipynb #eea3f097
 def _map_files(function, items: list, progress: bool, what: str) -> list:
-    "function(item) for all items in threads (cv2 releases the lock); the first error, with the number of others."
+    "function(item) for all items, in threads; raises the first error with the number of others."
     def guarded(item):
         try:
             return function(item)
@@ -218,34 +220,52 @@ def _map_files(function, items: list, progress: bool, what: str) -> list:
         raise kind(f"{errors[0]}{more}") from errors[0]
     return results
 
-
+# %% ../nbs/02_labels.ipynb #b678b65e
 def _images(folder: Path) -> list[Path]:
     "Image files directly in a folder, sorted by name."
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+    # macOS leaves files like "._a.png" that are no images.
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES)
 
+# %% ../nbs/02_labels.ipynb #d5cb42a5
+def _unlabelled(folders: list[Path], used: set[str], root: Path) -> list[dict]:
+    "Warnings for images that lie among the labelled ones and have no label."
+    names = [_shown(path, root) for folder in folders for path in _images(folder)]
+    return [
+        finding("warning", name, -1, "the image has no label and is not used", "label it, or move it away")
+        for name in names
+        if name not in used
+    ]
 
+# %% ../nbs/02_labels.ipynb #dcde5b0c
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
     "stem -> path; two files that differ only in suffix cannot be told apart."
     found = {}
     for path in paths:
         if path.stem in found:
-            raise ValueError(f"{_shown(path, root)}: {found[path.stem].name} has the same name but for its ending; "
-                             "remove one of them.")
+            raise ValueError(
+                f"{_shown(path, root)}: {found[path.stem].name} has the same name but for its ending; "
+                "remove one of them."
+            )
         found[path.stem] = path
     return found
 
-
+# %% ../nbs/02_labels.ipynb #f0d33c6a
 def _existing(folder: str | Path) -> Path:
     "The folder as a Path, if it is one."
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: the folder does not exist; check the path.")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: this is a file; give the folder that holds the images and labels.")
+        raise NotADirectoryError(
+            f"{folder}: this is a file; give the folder that holds the images and labels."
+        )
     return folder
 
-# %% ../nbs/02_labels.ipynb #5d4bd009
-def _objects(mask: np.ndarray, name: str, min_area: int, gap: int, one_object: bool) -> tuple[np.ndarray, list]:
+# %% ../nbs/02_labels.ipynb #14a453b2
+def _objects(
+    mask: np.ndarray, name: str, min_area: int, gap: int, one_object: bool
+) -> tuple[np.ndarray, list]:
     "(n, 4) boxes of a mask, and what there is to report about it."
     contours = mask_contours(mask, gap=gap)
     boxes = contours[_areas(contours) >= min_area]
@@ -261,7 +281,7 @@ def _objects(mask: np.ndarray, name: str, min_area: int, gap: int, one_object: b
             boxes = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])[None]
     return boxes, findings
 
-
+# %% ../nbs/02_labels.ipynb #765718c1
 def _read_pair(image: Path, label: Path, root: Path, to_mask, options: dict, allow_empty: bool) -> dict:
     "Boxes, size and findings of one image and the label or mask that belongs to it."
     mask, shown = to_mask(label), _shown(label, root)
@@ -271,11 +291,19 @@ def _read_pair(image: Path, label: Path, root: Path, to_mask, options: dict, all
                          f"{_shown(image, root)} is {width}×{height}; export the label again.")
     boxes, findings = _objects(mask, shown, **options)
     if not len(boxes) and not allow_empty:
-        raise ValueError(f"{shown}: no painted pixel is found (at least {options['min_area']} together are needed); "
-                         "paint the structure, or allow empty labels.")
-    return {"name": _shown(image, root), "boxes": boxes, "height": height, "width": width, "findings": findings}
+        raise ValueError(
+            f"{shown}: no painted pixel is found (at least {options['min_area']} together are needed); "
+            "paint the structure, or allow empty labels."
+        )
+    return {
+        "name": _shown(image, root),
+        "boxes": boxes,
+        "height": height,
+        "width": width,
+        "findings": findings,
+    }
 
-
+# %% ../nbs/02_labels.ipynb #41d9fcc5
 def _pair_rows(pair: dict, **facts) -> list[dict]:
     "Records of one image, one per box, or one empty record."
     classname = facts.pop("classname")
@@ -284,7 +312,7 @@ def _pair_rows(pair: dict, **facts) -> list[dict]:
             for x1, y1, x2, y2 in pair["boxes"].tolist()]
     return rows or [{**base, "classname": ""}]
 
-# %% ../nbs/02_labels.ipynb #0a8e5774
+# %% ../nbs/02_labels.ipynb #8cf170da
 def _image_facts(root: Path) -> dict[str, dict]:
     "Rows of images.csv by path and by bare name: pixel_size and group that pixels cannot tell."
     path = root / "images.csv"
@@ -296,15 +324,17 @@ def _image_facts(root: Path) -> dict[str, dict]:
     rows = facts.to_dict("records")
     return {key: row for row in rows for key in (row["name"], PurePosixPath(row["name"]).name)}
 
-
+# %% ../nbs/02_labels.ipynb #4be42ed1
 def _split_name(text: str, where: str) -> str:
     "train, val or test."
     if text.lower() not in _SPLITS:
         raise ValueError(f"{where}: {text!r} is not a split; name it train, val or test.")
     return _SPLITS[text.lower()]
 
-
-def _read_painted(folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool):
+# %% ../nbs/02_labels.ipynb #d1d75b67
+def _read_painted(
+    folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool
+):
     "The table of a folder <class>/<split>/image with <class>/<split>/<kind> beside it."
     root = _existing(folder)
     pairs = []
@@ -312,7 +342,9 @@ def _read_painted(folder, kind: str, to_mask, options: dict, allow_empty: bool, 
         images = labels.parent / "image"
         where = _shown(labels.parent, root)
         if not images.is_dir():
-            raise FileNotFoundError(f"{where}/image: the folder is missing beside {where}/{kind}; add the images.")
+            raise FileNotFoundError(
+                f"{where}/image: the folder is missing beside {where}/{kind}; add the images."
+            )
         by_stem = _by_stem(_images(labels), root)
         for stem, image in _by_stem(_images(images), root).items():
             if stem not in by_stem:
@@ -324,7 +356,9 @@ def _read_painted(folder, kind: str, to_mask, options: dict, allow_empty: bool, 
                                     "add it or remove the label.")
     if not pairs:
         raise FileNotFoundError(f"{root}: no files in <class>/<split>/{kind}; check the layout.")
-    read = _map_files(lambda pair: _read_pair(*pair, root, to_mask, options, allow_empty), pairs, progress, "labels")
+    read = _map_files(
+        lambda pair: _read_pair(*pair, root, to_mask, options, allow_empty), pairs, progress, "labels"
+    )
     facts, records = _image_facts(root), []
     for pair in read:
         classname, split = pair["name"].split("/")[:2]
@@ -334,7 +368,7 @@ def _read_painted(folder, kind: str, to_mask, options: dict, allow_empty: bool, 
                               pixel_size=known.get("pixel_size", np.nan))
     return boxes_table(records, kind, [one for pair in read for one in pair["findings"]])
 
-# %% ../nbs/02_labels.ipynb #d72dfe39
+# %% ../nbs/02_labels.ipynb #1672518b
 def read_color_labels(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/label
     *,
@@ -348,18 +382,25 @@ def read_color_labels(
 ) -> pd.DataFrame:                       # boxes table, format "color"
     "Boxes of painted label images (S0)."
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
-    table = _read_painted(folder, "label", lambda path: color_mask(read_image(path, root=Path(folder)), color_ranges),
-                          options, allow_empty, group_pattern, progress)
+    table = _read_painted(
+        folder,
+        "label",
+        lambda path: color_mask(read_image(path, root=Path(folder)), color_ranges),
+        options,
+        allow_empty,
+        group_pattern,
+        progress,
+    )
     table.attrs["format"] = "color"
     return table
 
-# %% ../nbs/02_labels.ipynb #a5661ccf
+# %% ../nbs/02_labels.ipynb #355d7504
 def _white_mask(path: Path, root: Path) -> np.ndarray:
     "(H, W) bool: brighter than half the maximum, so that 0/1, 0/255 and soft masks all work."
     gray = read_image(path, grayscale=True, root=root)
     return gray > int(gray.max()) // 2
 
-
+# %% ../nbs/02_labels.ipynb #ab2db328
 def read_masks(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/mask
     *,
@@ -375,7 +416,7 @@ def read_masks(
     return _read_painted(folder, "mask", lambda path: _white_mask(path, Path(folder)),
                          options, allow_empty, group_pattern, progress)
 
-# %% ../nbs/02_labels.ipynb #4b2958fc
+# %% ../nbs/02_labels.ipynb #3d0c8ec2
 def _read_csv_text(path: Path, required: list[str], root: Path | None) -> pd.DataFrame:
     "A CSV (comma, semicolon or tab) with all cells as text."
     shown = _shown(path, root)
@@ -392,14 +433,18 @@ def _read_csv_text(path: Path, required: list[str], root: Path | None) -> pd.Dat
     except pd.errors.EmptyDataError:
         raise ValueError(f"{shown}: the file is empty; write a header and one row an object.") from None
     except pd.errors.ParserError as error:
-        raise ValueError(f"{shown}: not a table ({str(error).strip()}); give every row the same columns.") from None
+        raise ValueError(
+            f"{shown}: not a table ({str(error).strip()}); give every row the same columns."
+        ) from None
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in required if column not in table]
     if missing:
-        raise ValueError(f"{shown}: the column {missing[0]!r} is missing; the header must be {' '.join(required)}.")
+        raise ValueError(
+            f"{shown}: the column {missing[0]!r} is missing; the header must be {' '.join(required)}."
+        )
     return table.astype(object).fillna("")
 
-
+# %% ../nbs/02_labels.ipynb #0386faf5
 def _numbers(column: pd.Series, name: str, shown: str) -> np.ndarray:
     "Text to float64, empty to NaN; ValueError names the row."
     text = [str(value).strip() for value in column]
@@ -407,13 +452,18 @@ def _numbers(column: pd.Series, name: str, shown: str) -> np.ndarray:
         values = np.array([value or "nan" for value in text], dtype=object).astype("float64")
     except ValueError:
         values = None
-    if values is None or (np.isinf(values) | (np.isnan(values) & np.array([bool(t) for t in text], bool))).any():
+    if (
+        values is None
+        or (np.isinf(values) | (np.isnan(values) & np.array([bool(t) for t in text], bool))).any()
+    ):
         for row, value in enumerate(text, 1):
             if value and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?", value):
-                raise ValueError(f"{shown}, row {row}: {name} is {value!r}, which is not a number; correct the cell.")
+                raise ValueError(
+                    f"{shown}, row {row}: {name} is {value!r}, which is not a number; correct the cell."
+                )
     return values
 
-# %% ../nbs/02_labels.ipynb #07637d07
+# %% ../nbs/02_labels.ipynb #97a7f46b
 def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     "One CSV as a table with numbers as numbers."
     shown = _shown(path, root)
@@ -425,7 +475,11 @@ def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
         if table[column].notna().all():
             table[column] = table[column].astype("int64")
     for row, name in enumerate(table["name"], 1):
-        if not name or PurePosixPath(name.replace("\\", "/")).is_absolute() or ".." in re.split(r"[\\/]", name):
+        if (
+            not name
+            or PurePosixPath(name.replace("\\", "/")).is_absolute()
+            or ".." in re.split(r"[\\/]", name)
+        ):
             raise ValueError(f"{shown}, row {row}: the name {name!r} is empty or leaves the folder; "
                              "give a path below the folder of the images.")
     if split:
@@ -434,13 +488,18 @@ def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
         table["split"] = [value and _split_name(value, shown) for value in table["split"]]
     return table
 
-
+# %% ../nbs/02_labels.ipynb #b268e2ea
 def _resolve_names(names: list[str], root: Path) -> list[str]:
     "Paths below root of images that a CSV names by path or by bare file name."
     here, paths = {}, set()
     for place, folders, files in os.walk(root):
         folders.sort()
-        if Path(place).name in ("label", "labels", "mask", "masks"):  # the same bare names as the images beside them
+        if Path(place).name in (
+            "label",
+            "labels",
+            "mask",
+            "masks",
+        ):  # the same bare names as the images beside them
             continue
         for file in files:
             path = _shown(Path(place) / file, root)
@@ -453,12 +512,14 @@ def _resolve_names(names: list[str], root: Path) -> list[str]:
             raise FileNotFoundError(f"{name}: the CSV names this image but it is not below the folder; "
                                     "add it or remove its rows.")
         if len(found) > 1:
-            raise ValueError(f"{name}: {len(found)} files have this name ({sorted(found)[0]}, {sorted(found)[1]}); "
-                             "write the path in the CSV.")
+            raise ValueError(
+                f"{name}: {len(found)} files have this name ({sorted(found)[0]}, {sorted(found)[1]}); "
+                "write the path in the CSV."
+            )
         resolved.append(found[0])
     return resolved
 
-# %% ../nbs/02_labels.ipynb #bae6ef71
+# %% ../nbs/02_labels.ipynb #2745a9ff
 def read_boxes_csv(
     path: str | Path,                    # a CSV, or a folder with train.csv val.csv test.csv or boxes.csv
     *,
@@ -474,18 +535,22 @@ def read_boxes_csv(
         files = [(folder / f"{split}.csv", split) for split in ("train", "val", "test")]
         files = [(file, split) for file, split in files if file.is_file()] or [(folder / "boxes.csv", "")]
         if not files[0][0].is_file():
-            raise FileNotFoundError(f"{folder}: neither train.csv, val.csv, test.csv nor boxes.csv is here; check the path.")
+            raise FileNotFoundError(
+                f"{folder}: neither train.csv, val.csv, test.csv nor boxes.csv is here; check the path."
+            )
     else:
         files = [(path, "")]
-    table = pd.concat([_read_one_csv(file, split, folder if path.is_dir() else None) for file, split in files],
-                      ignore_index=True)
+    table = pd.concat(
+        [_read_one_csv(file, split, folder if path.is_dir() else None) for file, split in files],
+        ignore_index=True,
+    )
     if resolve:
         table["name"] = _resolve_names(list(table["name"]), _existing(root if root is not None else folder))
         if "group" not in table:
             table["group"] = [group_of(name, group_pattern) for name in table["name"]]
     return boxes_table(table, "csv")
 
-# %% ../nbs/02_labels.ipynb #47145ebe
+# %% ../nbs/02_labels.ipynb #fbda903a
 def write_boxes_csv(
     table: pd.DataFrame,  # boxes table
     path: str | Path,     # the CSV to write
@@ -494,7 +559,9 @@ def write_boxes_csv(
     path = Path(path)
     missing = [column for column in BOX_COLUMNS if column not in table]
     if missing:
-        raise ValueError(f"{path.name}: the table has no column {missing[0]!r}; a boxes table has {' '.join(BOX_COLUMNS)}.")
+        raise ValueError(
+            f"{path.name}: the table has no column {missing[0]!r}; a boxes table has {' '.join(BOX_COLUMNS)}."
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first.")
     text = table[BOX_COLUMNS + [column for column in table if column not in BOX_COLUMNS]].copy()
@@ -508,19 +575,19 @@ def write_boxes_csv(
         temporary.unlink(missing_ok=True)
     return path
 
-
+# %% ../nbs/02_labels.ipynb #f49882f9
 def _number_text(value: float) -> str:
     "Shortest text that gives the same float64: 344 and not 344.0; empty for NaN."
     if value != value:
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
 
-# %% ../nbs/02_labels.ipynb #7873f9e8
+# %% ../nbs/02_labels.ipynb #b36a90ea
 def _hc18_files(root: Path) -> list[Path]:
     "Annotations of HC18 in the folder or one level below."
     return sorted([*root.glob("*_Annotation.png"), *root.glob("*/*_Annotation.png")])
 
-
+# %% ../nbs/02_labels.ipynb #bd21abf4
 def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, str]:
     "filename -> cell of the first CSV that has both columns."
     for path in paths:
@@ -529,7 +596,7 @@ def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, 
             return dict(zip(table["filename"], table[column], strict=True))
     return {}
 
-
+# %% ../nbs/02_labels.ipynb #16de47b5
 def read_hc18(
     folder: str | Path,                  # holds NNN_HC.png and NNN_HC_Annotation.png, here or one level below
     *,
@@ -542,28 +609,40 @@ def read_hc18(
 ) -> pd.DataFrame:                       # boxes table, format "hc18", class "HC"
     "Boxes of HC18 head annotations, filled or outlined."
     root = _existing(folder)
-    pairs = [(path.with_name(path.name.replace("_Annotation.png", ".png")), path) for path in _hc18_files(root)]
+    pairs = [
+        (path.with_name(path.name.replace("_Annotation.png", ".png")), path) for path in _hc18_files(root)
+    ]
     if not pairs:
-        raise FileNotFoundError(f"{root}: no file ends in _Annotation.png, here or one level below; check the path.")
+        raise FileNotFoundError(
+            f"{root}: no file ends in _Annotation.png, here or one level below; check the path."
+        )
     csvs = sorted(root.glob("*.csv"))
     sizes = _facts_by_filename(csvs, "pixel size(mm)", root)
     splits = _facts_by_filename(csvs, "split", root)
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
-    read = _map_files(lambda pair: _read_pair(*pair, root, lambda path: _white_mask(path, root), options, allow_empty),
-                      pairs, progress, "annotations")
+    read = _map_files(
+        lambda pair: _read_pair(*pair, root, lambda path: _white_mask(path, root), options, allow_empty),
+        pairs,
+        progress,
+        "annotations",
+    )
     findings, records = [one for pair in read for one in pair["findings"]], []
+    used = {_shown(path, root) for pair in pairs for path in pair}
+    findings += _unlabelled(sorted({path.parent for path, _ in pairs}), used, root)
     for pair in read:
         bare = PurePosixPath(pair["name"]).name
         split = splits.get(bare, "")
         for what, known in [("pixel size", sizes), ("split", splits)]:
             if known and bare not in known:
-                findings.append(finding("warning", pair["name"], -1, f"no {what} in the CSV", "add a row for it"))
+                findings.append(
+                    finding("warning", pair["name"], -1, f"no {what} in the CSV", "add a row for it")
+                )
         size = _numbers(pd.Series([sizes.get(bare, "")]), f"pixel size of {bare}", "pixel size CSV")[0]
         records += _pair_rows(pair, classname="HC", split=split and _split_name(split, f"splits.csv, {bare}"),
                               group=group_of(bare, group_pattern), pixel_size=size)
     return boxes_table(records, "hc18", findings)
 
-# %% ../nbs/02_labels.ipynb #3dd17f61
+# %% ../nbs/02_labels.ipynb #a4d3a914
 def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
     "Boxes and class names of one annotation."
     rows = []
@@ -583,7 +662,7 @@ def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
         rows.append(row)
     return rows
 
-
+# %% ../nbs/02_labels.ipynb #92709669
 def _voc_image(root: Path, xml: Path, filename: str, places: list[Path]) -> Path:
     "The image of an annotation: the file it names, or the one with the name of the XML."
     for name in [PurePosixPath(filename.replace("\\", "/")).name] if filename else []:
@@ -597,7 +676,7 @@ def _voc_image(root: Path, xml: Path, filename: str, places: list[Path]) -> Path
     raise FileNotFoundError(f"{_shown(xml, root)}: its image {filename or xml.stem!r} is missing; "
                             "add it or remove the annotation.")
 
-# %% ../nbs/02_labels.ipynb #60173b84
+# %% ../nbs/02_labels.ipynb #237b10be
 def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -> dict:
     "Name, size, objects and findings of one annotation."
     shown = _shown(xml, root)
@@ -606,7 +685,9 @@ def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -
     except ElementTree.ParseError as error:
         raise ValueError(f"{shown}: not valid XML ({error}); export the annotation again.") from None
     except DefusedXmlException:
-        raise ValueError(f"{shown}: the XML declares entities, which is not safe to read; remove them.") from None
+        raise ValueError(
+            f"{shown}: the XML declares entities, which is not safe to read; remove them."
+        ) from None
     if tree.tag != "annotation":
         raise ValueError(f"{shown}: the XML holds <{tree.tag}> and not a VOC <annotation>; remove the file.")
     image = _voc_image(root, xml, (tree.findtext("filename") or "").strip(), places)
@@ -614,12 +695,19 @@ def _read_voc_file(xml: Path, root: Path, places: list[Path], one_based: bool) -
     stated = tuple(tree.findtext(f"size/{side}") for side in ("width", "height"))
     findings = []
     if None not in stated and stated != (str(width), str(height)):
-        findings.append(finding("warning", _shown(image, root), -1, f"the XML states {stated[0]}×{stated[1]} pixels, "
-                                f"the image has {width}×{height}", "the size of the image is used"))
+        findings.append(
+            finding(
+                "warning",
+                _shown(image, root),
+                -1,
+                f"the XML states {stated[0]}×{stated[1]} pixels, the image has {width}×{height}",
+                "the size of the image is used",
+            )
+        )
     return {"name": _shown(image, root), "width": width, "height": height, "stem": xml.stem,
             "objects": _voc_objects(tree, shown, one_based), "findings": findings}
 
-
+# %% ../nbs/02_labels.ipynb #5dc2108f
 def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
     "stem -> split from ImageSets/Main; trainval counts as train where there is no train.txt."
     main, splits = root / "ImageSets" / "Main", {}
@@ -633,13 +721,17 @@ def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
                 continue
             stem = line.split()[0]
             if stem not in stems:
-                raise FileNotFoundError(f"{_shown(path, root)}: {stem} has no annotation; add it or remove the line.")
+                raise FileNotFoundError(
+                    f"{_shown(path, root)}: {stem} has no annotation; add it or remove the line."
+                )
             if splits.get(stem, split) != split:
-                raise ValueError(f"{_shown(path, root)}: {stem} is also in {splits[stem]}; keep it in one split.")
+                raise ValueError(
+                    f"{_shown(path, root)}: {stem} is also in {splits[stem]}; keep it in one split."
+                )
             splits[stem] = split
     return splits
 
-# %% ../nbs/02_labels.ipynb #6929f354
+# %% ../nbs/02_labels.ipynb #39bc8dbc
 def read_voc(
     folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main
     *,
@@ -652,7 +744,9 @@ def read_voc(
     xmls = _voc_files(root)
     if not xmls:
         raise FileNotFoundError(f"{root}: no XML in Annotations; check the path.")
-    places = [place for place in (root / "JPEGImages", root / "images", xmls[0].parent, root) if place.is_dir()]
+    places = [
+        place for place in (root / "JPEGImages", root / "images", xmls[0].parent, root) if place.is_dir()
+    ]
     read = _map_files(lambda xml: _read_voc_file(xml, root, places, one_based), xmls, progress, "annotations")
     splits = _voc_splits(root, {one["stem"] for one in read})
     records = []
@@ -660,28 +754,32 @@ def read_voc(
         base = {"name": one["name"], "width": one["width"], "height": one["height"],
                 "split": splits.get(one["stem"], ""), "group": group_of(one["name"], group_pattern)}
         records += [{**base, **row} for row in one["objects"]] or [{**base, "classname": ""}]
-    return boxes_table(records, "voc", [note for one in read for note in one["findings"]])
+    findings = [note for one in read for note in one["findings"]]
+    return boxes_table(
+        records, "voc", findings + _unlabelled(places[:1], {one["name"] for one in read}, root)
+    )
 
-
+# %% ../nbs/02_labels.ipynb #4e10cda9
 def _voc_files(root: Path) -> list[Path]:
     "XML files of a VOC folder: in Annotations, or in the folder itself."
     return sorted((root / "Annotations").glob("*.xml")) or sorted(root.glob("*.xml"))
 
-# %% ../nbs/02_labels.ipynb #95903de5
+# %% ../nbs/02_labels.ipynb #a5323156
 def _has(pattern: str):
     "Test whether a folder holds something that matches."
     return lambda root: next(root.glob(pattern), None) is not None
 
-
+# %% ../nbs/02_labels.ipynb #5d9cf883
 FORMATS = {  # name -> (what is looked for, test on the folder, reader); the first test that succeeds wins
     "hc18": ("*_Annotation.png", lambda root: bool(_hc18_files(root)), read_hc18),
     "color": ("<class>/<split>/label", _has("*/*/label/*"), read_color_labels),
     "mask": ("<class>/<split>/mask", _has("*/*/mask/*"), read_masks),
     "voc": ("Annotations/*.xml", lambda root: bool(_voc_files(root)), read_voc),
-    "csv": ("train.csv or boxes.csv", lambda root: _has("boxes.csv")(root) or _has("train.csv")(root), read_boxes_csv),
+    "csv": ("train.csv or boxes.csv", lambda root: _has("train.csv")(root) or _has("boxes.csv")(root),
+            read_boxes_csv),
 }
 
-# %% ../nbs/02_labels.ipynb #2d793d77
+# %% ../nbs/02_labels.ipynb #e24015fa
 def detect_format(
     folder: str | Path,  # folder, or a CSV
 ) -> str:                # a key of FORMATS
@@ -695,14 +793,14 @@ def detect_format(
     tried = "; ".join(f"{name}: {what}" for name, (what, _, _) in FORMATS.items())
     raise FileNotFoundError(f"{root}: no labels found (looked for {tried}); check the path.")
 
-
+# %% ../nbs/02_labels.ipynb #40a4fc32
 def read_boxes(
     folder: str | Path,       # folder of images and labels, or a CSV
     *,
     format: str = "auto",     # a key of FORMATS, or "auto"
     progress: bool = False,   # show a bar
     **options,                # passed on to the reader: min_area, one_object, group_pattern, …
-) -> pd.DataFrame:            # boxes table; attrs["format"] says which reader, attrs["findings"] what it noticed
+) -> pd.DataFrame:            # boxes table; attrs["format"]: which reader, attrs["findings"]: what it noticed
     "Boxes of a labelled folder of any known format."
     if format != "auto" and format not in FORMATS:
         raise ValueError(f"format {format!r} is not known; choose one of auto, {', '.join(FORMATS)}.")
@@ -710,18 +808,20 @@ def read_boxes(
         format = detect_format(folder)
     return FORMATS[format][2](folder, progress=progress, **options)
 
-# %% ../nbs/02_labels.ipynb #617a8184
+# %% ../nbs/02_labels.ipynb #13d5364b
 def no_area(
     table: pd.DataFrame,  # boxes table
 ) -> np.ndarray:          # (rows,) bool
     "Rows with a box whose width or height is zero."
     return ((table["x1"] == table["x2"]) | (table["y1"] == table["y2"])).to_numpy()
 
-
+# %% ../nbs/02_labels.ipynb #b32f8ea1
 def _summary(table: pd.DataFrame) -> list[str]:
     "Lines that say what a table holds."
     objects = table[table["classname"] != ""]
-    lines = [f"{table['name'].nunique()} images, {len(objects)} boxes, {objects['classname'].nunique()} classes"]
+    lines = [
+        f"{table['name'].nunique()} images, {len(objects)} boxes, {objects['classname'].nunique()} classes"
+    ]
     splits = table["split"].replace("", "(no split)")
     for (split, classname), rows in objects.groupby([splits[objects.index], "classname"]):
         lines.append(f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images")
@@ -732,16 +832,20 @@ def _summary(table: pd.DataFrame) -> list[str]:
     lines += [f"  {one['severity']}: {one['name']}: {one['problem']}; {one['fix']}" for one in notes[:20]]
     return lines + ([f"  … and {len(notes) - 20} more findings"] if len(notes) > 20 else [])
 
-
+# %% ../nbs/02_labels.ipynb #fbaf7d02
 def frcnn_boxes(
     argv: list[str] | None = None,  # arguments; None: those of the shell
 ) -> int:                           # exit code
     "Console command: read a labelled folder and write its boxes as CSV."
-    parser = argparse.ArgumentParser("frcnn_boxes", description="Read a labelled folder and write its boxes as CSV.")
+    parser = argparse.ArgumentParser(
+        "frcnn_boxes", description="Read a labelled folder and write its boxes as CSV."
+    )
     parser.add_argument("folder", help="folder of images and labels, or a CSV")
     parser.add_argument("-o", "--output", required=True, help="CSV to write")
     parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="default: found out")
-    parser.add_argument("--one-object", action="store_true", help="color, mask: one box around all contours of a label")
+    parser.add_argument(
+        "--one-object", action="store_true", help="color, mask: one box around all contours of a label"
+    )
     parser.add_argument("--one-based", action="store_true", help="voc: xmin ymin count from 1")
     args = parser.parse_args(argv)
     options = {name: True for name in ("one_object", "one_based") if getattr(args, name)}
@@ -749,7 +853,9 @@ def frcnn_boxes(
         format = args.format if args.format != "auto" else detect_format(args.folder)
         for name in options:
             if format not in {"one_object": ("color", "mask", "hc18"), "one_based": ("voc",)}[name]:
-                raise ValueError(f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out.")
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out."
+                )
         table = read_boxes(args.folder, format=format, progress=sys.stderr.isatty(), **options)
         write_boxes_csv(table, args.output)
     except (ValueError, OSError) as error:
