@@ -6,7 +6,7 @@
 __all__ = ['BACKGROUND', 'greedy_match', 'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval',
            'top_metrics', 'confusion', 'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #44331d41
+# %% ../nbs/17_evaluation.ipynb #6d5af50c
 import numpy as np
 import pandas as pd
 import torch
@@ -15,20 +15,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torchvision.ops import box_iou
 
-# %% ../nbs/17_evaluation.ipynb #124d6a80
+# %% ../nbs/17_evaluation.ipynb #459075bf
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #df65fc06
+# %% ../nbs/17_evaluation.ipynb #55a28335
 BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #f6dbdd16
+# %% ../nbs/17_evaluation.ipynb #b6638abc
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
     return table[table[BOX_COLUMNS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #c0c84b4f
+# %% ../nbs/17_evaluation.ipynb #0aa62aac
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -47,7 +47,7 @@ def _check_table(
         raise ValueError(f"{what} row {row} ({table['name'].iloc[row]}) has the box x1 y1 x2 y2 = "
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #817077f3
+# %% ../nbs/17_evaluation.ipynb #476c0181
 def _check(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
@@ -79,7 +79,7 @@ def _check(
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
     return objects, detections, names
 
-# %% ../nbs/17_evaluation.ipynb #5759bddf
+# %% ../nbs/17_evaluation.ipynb #79721e57
 def greedy_match(
     iou: np.ndarray,             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float = 0.5,  # smallest IoU of a match
@@ -97,14 +97,14 @@ def greedy_match(
             free[:, column] = -1
     return matched
 
-# %% ../nbs/17_evaluation.ipynb #bcfe7192
+# %% ../nbs/17_evaluation.ipynb #d99aa6b2
 def _xyxy(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
     return torch.as_tensor(table[BOX_COLUMNS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #d01a09ff
+# %% ../nbs/17_evaluation.ipynb #5b372eb4
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -118,7 +118,7 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(_xyxy(pred), _xyxy(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #c2816e8a
+# %% ../nbs/17_evaluation.ipynb #63ae850c
 def _mean_or_none(
     values: np.ndarray,  # any shape; -1 where undefined
 ) -> float | None:       # mean of the defined values
@@ -126,7 +126,7 @@ def _mean_or_none(
     values = values[values > -1]
     return float(values.mean()) if values.size else None
 
-# %% ../nbs/17_evaluation.ipynb #94905aa8
+# %% ../nbs/17_evaluation.ipynb #9ee06909
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -162,7 +162,7 @@ def coco_metrics_from_coco(
                             for k, category in enumerate(params.catIds)}
     return metrics
 
-# %% ../nbs/17_evaluation.ipynb #b4155aef
+# %% ../nbs/17_evaluation.ipynb #351fcca2
 def _coco_boxes(
     table: pd.DataFrame,        # rows with boxes
     image_ids: dict[str, int],  # image name -> number
@@ -176,7 +176,7 @@ def _coco_boxes(
             for number, (name, classname, box) in
             enumerate(zip(table["name"], table["classname"], boxes.tolist(), strict=True), start=1)]
 
-# %% ../nbs/17_evaluation.ipynb #6d009096
+# %% ../nbs/17_evaluation.ipynb #5a06e3e0
 def coco_metrics(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
@@ -197,7 +197,7 @@ def coco_metrics(
         annotation["score"] = score
     return coco_metrics_from_coco(ground_truth, found, max_detections=max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #bc6cf47c
+# %% ../nbs/17_evaluation.ipynb #2f948b74
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -220,7 +220,7 @@ def top_detections(
     return pd.DataFrame(rows, columns=["name", "gt_class", *[f"gt_{side}" for side in sides],
                                        "pred_class", *[f"pred_{side}" for side in sides], "score", "iou", "correct"])
 
-# %% ../nbs/17_evaluation.ipynb #d28602c6
+# %% ../nbs/17_evaluation.ipynb #cbccf7de
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -232,7 +232,7 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #2106eac4
+# %% ../nbs/17_evaluation.ipynb #0b459e25
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -246,7 +246,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #fcd75b00
+# %% ../nbs/17_evaluation.ipynb #8c44b388
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -261,7 +261,7 @@ def confusion(
         labels.append(BACKGROUND)
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #9090a476
+# %% ../nbs/17_evaluation.ipynb #35f4dba6
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -286,7 +286,7 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #04726286
+# %% ../nbs/17_evaluation.ipynb #64f0bbc2
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -309,7 +309,7 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #6c56c87e
+# %% ../nbs/17_evaluation.ipynb #969066e0
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
@@ -324,7 +324,7 @@ def worst_images(
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #2992beaf
+# %% ../nbs/17_evaluation.ipynb #1b8f0066
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -335,7 +335,7 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #6a970035
+# %% ../nbs/17_evaluation.ipynb #dcd7c2d9
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score

@@ -7,7 +7,7 @@ __all__ = ['STYLES', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'im
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
            'pipeline_figure', 'alt']
 
-# %% ../nbs/01_plots.ipynb #b04a7a7c
+# %% ../nbs/01_plots.ipynb #626cbc23
 import base64
 import html
 import io
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML, display
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -25,17 +26,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
+from torchvision.ops import box_iou
 
-# %% ../nbs/01_plots.ipynb #ea54f291
+# %% ../nbs/01_plots.ipynb #6e75eca1
 STYLES = {
     "truth": dict(color="#00B36B", linestyle="-", linewidth=2.0, marker="None"),
     "positive": dict(color="#56B4E9", linestyle=(0, (7, 1.5, 1, 1.5)), linewidth=1.6, marker="+"),
     "negative": dict(color="#CC79A7", linestyle=(0, (1, 1.5)), linewidth=1.6, marker="x"),
-    "ignored": dict(color="#9A9A9A", linestyle=(0, (4, 2, 1, 2)), linewidth=0.8, marker="."),
+    "ignored": dict(color="#9A9A9A", linestyle=(0, (4, 2, 1, 2)), linewidth=1.0, marker="."),
     "prediction": dict(color="#F5A300", linestyle=(0, (3.5, 1.5)), linewidth=2.0, marker="None"),
 }
 
-# %% ../nbs/01_plots.ipynb #f1448397
+# %% ../nbs/01_plots.ipynb #757f8b5c
 def _style(
     role: str,  # a key of STYLES
 ) -> dict:      # its style
@@ -44,7 +46,7 @@ def _style(
         raise ValueError(f"the role {role!r} is unknown; use one of {', '.join(STYLES)}.")
     return STYLES[role]
 
-# %% ../nbs/01_plots.ipynb #c04bb1f8
+# %% ../nbs/01_plots.ipynb #158495a9
 def _array(
     values,          # tensor, array, sequence or None
 ) -> np.ndarray:     # the same numbers
@@ -55,7 +57,7 @@ def _array(
         values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray([] if values is None else values)
 
-# %% ../nbs/01_plots.ipynb #4ceaa744
+# %% ../nbs/01_plots.ipynb #38b8b7be
 def _boxes(
     boxes,           # (R, 4) xyxy, None or empty
 ) -> np.ndarray:     # (R, 4) float64
@@ -69,7 +71,7 @@ def _boxes(
         raise ValueError(f"boxes have the shape {boxes.shape}; give (R, 4) with x1 y1 x2 y2.")
     return boxes
 
-# %% ../nbs/01_plots.ipynb #7238624c
+# %% ../nbs/01_plots.ipynb #4327f8a6
 def _picture(
     image,           # (C, H, W) tensor, (H, W) or (H, W, C) array
 ) -> np.ndarray:     # (H, W) or (H, W, 3), uint8 or float in [0, 1]
@@ -91,7 +93,7 @@ def _picture(
         picture = (picture - low) / (high - low if high > low else 1.0)
     return picture
 
-# %% ../nbs/01_plots.ipynb #9519a471
+# %% ../nbs/01_plots.ipynb #624964ba
 def show_image(
     image,                     # (C, H, W) tensor, (H, W) or (H, W, C) array; float or uint8
     *,
@@ -102,8 +104,8 @@ def show_image(
     picture = _picture(image)
     height, width = picture.shape[:2]
     if ax is None:
-        inches = 3.0
-        _, ax = plt.subplots(figsize=(inches, inches * min(max(height / width, 0.4), 2.0)), dpi=72, layout="constrained")
+        inches = 4.0
+        _, ax = plt.subplots(figsize=(inches, inches * min(max(height / width, 0.4), 2.0)), dpi=80, layout="constrained")
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1,
               extent=(0, width, height, 0), interpolation="nearest" if width < 64 else "antialiased")
     ax.set_axis_off()
@@ -111,7 +113,7 @@ def show_image(
         ax.set_title(title, fontsize=10)
     return ax
 
-# %% ../nbs/01_plots.ipynb #69f836c0
+# %% ../nbs/01_plots.ipynb #e5205158
 def _words(
     labels,                                     # class words or numbers, None
     class_names: Sequence[str] | None,          # names of classes 1, 2, …; or with background first
@@ -125,9 +127,12 @@ def _words(
     names = list(class_names)
     if not names or names[0] not in ("background", "__background__"):
         names = ["background", *names]
+    wrong = [label for label in labels if not isinstance(label, str) and not 0 <= label < len(names)]
+    if wrong:
+        raise ValueError(f"the label {wrong[0]} has no name; there are {len(names) - 1} class names for labels from 1.")
     return [label if isinstance(label, str) else names[int(label)] for label in labels]
 
-# %% ../nbs/01_plots.ipynb #330cc134
+# %% ../nbs/01_plots.ipynb #816162a5
 def _draw_text(
     ax: Axes,              # axes with the image
     box: np.ndarray,       # (4,) xyxy
@@ -149,7 +154,7 @@ def _draw_text(
             bbox=dict(facecolor="white", alpha=0.85, pad=1.0, edgecolor=style["color"],
                       linestyle=style["linestyle"], linewidth=0.8))
 
-# %% ../nbs/01_plots.ipynb #0966bc61
+# %% ../nbs/01_plots.ipynb #90ee8d46
 def draw_boxes(
     ax: Axes,                                   # axes with the image
     boxes,                                      # (R, 4) xyxy, pixels; rows with NaN are left out
@@ -159,6 +164,7 @@ def draw_boxes(
     scores=None,                                # (R,) written after the label
     class_names: Sequence[str] | None = None,   # words for numbers: classes 1, 2, …
     fontsize: float = 9,                        # points
+    linewidth: float | None = None,             # points; None: as the role has it
 ) -> Axes:                                      # the same axes, with one patch a box
     "Boxes in the style of their role, with a thin dark edge so that they show on any grey."
     style, boxes = _style(role), _boxes(boxes)
@@ -167,22 +173,25 @@ def draw_boxes(
     for what, values in [("labels", words), ("scores", numbers)]:
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"there are {len(boxes)} boxes but {len(values)} {what}; give one for each box.")
-    edge = [patheffects.withStroke(linewidth=style["linewidth"] + 1.2, foreground="black", alpha=0.55)]
+    linewidth = style["linewidth"] if linewidth is None else linewidth
+    edge = [patheffects.withStroke(linewidth=linewidth + 1.2, foreground="black", alpha=0.55)]
     for index, box in enumerate(boxes):
         if np.isnan(box).any():
             continue
         x1, y1, x2, y2 = box
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=style["color"],
-                               linestyle=style["linestyle"], linewidth=style["linewidth"], path_effects=edge))
+                               linestyle=style["linestyle"], linewidth=linewidth, path_effects=edge))
         if style["marker"] != "None":
             ax.plot((x1 + x2) / 2, (y1 + y2) / 2, marker=style["marker"], color=style["color"], markersize=6,
                     markeredgewidth=1.4)
         text = " ".join(part[index] for part in (words, numbers) if part is not None)
+        if words is not None and words[index] == "":
+            text = ""                                  # an empty word asks for a box without any text
         if text:
             _draw_text(ax, box, text, role, fontsize)
     return ax
 
-# %% ../nbs/01_plots.ipynb #2dd3e6bc
+# %% ../nbs/01_plots.ipynb #6d9420fa
 def _legend_lines(
     roles: Iterable[str],  # keys of STYLES
 ) -> list[Line2D]:         # one legend entry a role
@@ -190,7 +199,7 @@ def _legend_lines(
     return [Line2D([], [], label=role, color=STYLES[role]["color"], linestyle=STYLES[role]["linestyle"],
                    linewidth=STYLES[role]["linewidth"], marker=STYLES[role]["marker"]) for role in roles]
 
-# %% ../nbs/01_plots.ipynb #6fced465
+# %% ../nbs/01_plots.ipynb #d89d560d
 def box_legend(
     roles: Sequence[str] = tuple(STYLES),  # which roles to explain
     *,
@@ -200,13 +209,13 @@ def box_legend(
     for role in roles:
         _style(role)
     if ax is None:
-        _, ax = plt.subplots(figsize=(1.3 * len(roles), 0.35), dpi=72)
+        _, ax = plt.subplots(figsize=(1.3 * len(roles), 0.35), dpi=80)
     ax.set_axis_off()
     ax.legend(handles=_legend_lines(roles), loc="center", ncols=len(roles), frameon=False, handlelength=3.2,
               fontsize=10, columnspacing=1.4, borderpad=0)
     return ax
 
-# %% ../nbs/01_plots.ipynb #459fa6d1
+# %% ../nbs/01_plots.ipynb #a1a2c08d
 def show_boxes(
     image,                                     # (C, H, W) tensor, (H, W) or (H, W, C) array
     boxes=None,                                # (R, 4) xyxy in the style of `role`
@@ -221,22 +230,25 @@ def show_boxes(
     class_names: Sequence[str] | None = None,  # words for numbers: classes 1, 2, …
     score_threshold: float = 0.0,              # predictions below it are left out
     fontsize: float = 9,                       # points
+    linewidth: float | None = None,            # points; None: as each role has it
     ax: Axes | None = None,                    # where to draw; None: a new figure
     title: str | None = None,                  # above the image
 ) -> Axes:                                     # the axes with image and boxes
     "An image with true boxes (solid), predicted boxes (dashed) and others."
     ax = show_image(image, ax=ax, title=title)
-    draw_boxes(ax, boxes, role=role, labels=labels, class_names=class_names, fontsize=fontsize)
-    draw_boxes(ax, gt_boxes, role="truth", labels=gt_labels, class_names=class_names, fontsize=fontsize)
+    look = dict(class_names=class_names, fontsize=fontsize, linewidth=linewidth)
+    draw_boxes(ax, boxes, role=role, labels=labels, **look)
+    draw_boxes(ax, gt_boxes, role="truth", labels=gt_labels, **look)
     pred_boxes, words = _boxes(pred_boxes), _words(pred_labels, class_names)
     scores = None if pred_scores is None else _array(pred_scores).astype(float)
-    if scores is not None and len(scores) == len(pred_boxes):
+    # When the lengths differ, draw_boxes says so.
+    if scores is not None and len(scores) == len(pred_boxes) == len(pred_boxes if words is None else words):
         kept = np.flatnonzero(scores >= score_threshold)
         words = None if words is None else [words[index] for index in kept]
         pred_boxes, scores = pred_boxes[kept], scores[kept]
-    return draw_boxes(ax, pred_boxes, role="prediction", labels=words, scores=scores, fontsize=fontsize)
+    return draw_boxes(ax, pred_boxes, role="prediction", labels=words, scores=scores, **look)
 
-# %% ../nbs/01_plots.ipynb #a2dd27a0
+# %% ../nbs/01_plots.ipynb #c589aa03
 def _parts(
     target,       # boxes, or a dict with boxes and perhaps labels and scores, or None
 ) -> tuple:       # boxes, labels, scores
@@ -245,7 +257,7 @@ def _parts(
         return target.get("boxes"), target.get("labels"), target.get("scores")
     return target, None, None
 
-# %% ../nbs/01_plots.ipynb #6f5f3fc5
+# %% ../nbs/01_plots.ipynb #80b992a6
 def _grid(
     count: int,          # pictures
     columns: int,        # at most so many side by side
@@ -256,13 +268,13 @@ def _grid(
     "A figure with `count` axes in a grid; the rest of the last row stays empty."
     columns = max(1, min(columns, count))
     rows = max(1, -(-count // columns))
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, rows * (cell * ratio + title)), dpi=72,
+    fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, rows * (cell * ratio + title)), dpi=80,
                              squeeze=False, layout="constrained")
     for ax in axes.flat[count:]:
         ax.set_axis_off()
     return fig, list(axes.flat[:count])
 
-# %% ../nbs/01_plots.ipynb #c74d5f06
+# %% ../nbs/01_plots.ipynb #d2056e24
 def _ratio(
     images: Sequence,  # images
 ) -> float:            # height / width of a cell, between 0.4 and 2
@@ -270,7 +282,7 @@ def _ratio(
     shapes = [_picture(image).shape for image in images]
     return float(np.clip(np.median([height / width for height, width, *_ in shapes]), 0.4, 2.0)) if shapes else 1.0
 
-# %% ../nbs/01_plots.ipynb #1e37bcfe
+# %% ../nbs/01_plots.ipynb #f055c403
 def image_grid(
     images: Sequence,                          # images, any sizes
     *,
@@ -282,6 +294,7 @@ def image_grid(
     columns: int = 4,                          # images side by side
     cell: float = 2.2,                         # width of an image, inches
     fontsize: float = 9,                       # points
+    linewidth: float | None = None,            # points; None: as each role has it
 ) -> Figure:                                   # the grid
     "Images side by side with their true (solid) and predicted (dashed) boxes."
     if not len(images):
@@ -295,23 +308,23 @@ def image_grid(
         pred_boxes, pred_labels, pred_scores = _parts(None if pred is None else pred[index])
         show_boxes(image, gt_boxes=gt_boxes, gt_labels=gt_labels, pred_boxes=pred_boxes, pred_labels=pred_labels,
                    pred_scores=pred_scores, class_names=class_names, score_threshold=score_threshold,
-                   fontsize=fontsize, ax=ax, title=None if titles is None else titles[index])
+                   fontsize=fontsize, linewidth=linewidth, ax=ax, title=None if titles is None else titles[index])
     return fig
 
-# %% ../nbs/01_plots.ipynb #5649ce45
+# %% ../nbs/01_plots.ipynb #a75f049c
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 _HATCHES = ["", "///", "...", "xxx"]
 _DASHES = ["-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1))]
 
-# %% ../nbs/01_plots.ipynb #08a79226
+# %% ../nbs/01_plots.ipynb #f6b3759d
 def _classes(
     table: pd.DataFrame,  # boxes table
 ) -> list[str]:           # class names, sorted, without the empty one
     "The classes that occur in a boxes table."
     return sorted(name for name in table["classname"].dropna().unique() if name != "")
 
-# %% ../nbs/01_plots.ipynb #53ed0ac5
+# %% ../nbs/01_plots.ipynb #483ef2d7
 def plot_counts(
     table: pd.DataFrame,        # boxes table, perhaps with split
     *,
@@ -326,7 +339,7 @@ def plot_counts(
     groups = _classes(table) + (["no object"] if (classnames == "").any() else [])
     counts = pd.crosstab(classnames.replace("", "no object"), splits).reindex(index=groups, columns=order, fill_value=0)
     if ax is None:
-        _, ax = plt.subplots(figsize=(max(3.6, 0.5 * len(groups) * len(order) + 0.8), 2.8), dpi=72, layout="constrained")
+        _, ax = plt.subplots(figsize=(max(3.6, 0.5 * len(groups) * len(order) + 0.8), 2.8), dpi=80, layout="constrained")
     width = 0.84 / max(len(order), 1)
     for index, split in enumerate(order):
         at = np.arange(len(groups)) + (index - (len(order) - 1) / 2) * width
@@ -344,7 +357,7 @@ def plot_counts(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #101300c9
+# %% ../nbs/01_plots.ipynb #009cf4ef
 def plot_box_sizes(
     table: pd.DataFrame,                        # boxes table; with image_size also width and height
     *,
@@ -360,7 +373,7 @@ def plot_box_sizes(
             raise ValueError(f"the table has no column {missing[0]!r}, which image_size needs; add it or leave image_size out.")
         width, height = width * image_size[1] / table["width"], height * image_size[0] / table["height"]
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.2, 3.4), dpi=72, layout="constrained")
+        _, ax = plt.subplots(figsize=(4.2, 3.4), dpi=80, layout="constrained")
     for index, classname in enumerate(_classes(table)):
         rows = table["classname"] == classname
         ax.scatter(width[rows], height[rows], s=22, marker=_MARKERS[index % len(_MARKERS)], alpha=0.75, linewidth=0.6,
@@ -376,7 +389,7 @@ def plot_box_sizes(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #3b930691
+# %% ../nbs/01_plots.ipynb #e87beb22
 def plot_anchors(
     image,                      # (C, H, W) tensor, (H, W) or (H, W, C) array
     anchors,                    # (A, 4) xyxy, drawn thin and grey
@@ -407,7 +420,7 @@ def plot_anchors(
     ax.set_ylim(corners[:, 3].max() + 1, corners[:, 1].min() - 1)
     return ax
 
-# %% ../nbs/01_plots.ipynb #0f48b171
+# %% ../nbs/01_plots.ipynb #6074f02e
 def plot_recall(
     best_ious: Mapping[str, Sequence[float]],   # name of a set -> best IoU of every true box
     *,
@@ -417,7 +430,7 @@ def plot_recall(
 ) -> Axes:                                      # a curve for each set
     "Recall of anchors or proposals against the IoU threshold, for several named sets."
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.6, 3.2), dpi=72, layout="constrained")
+        _, ax = plt.subplots(figsize=(4.6, 3.2), dpi=80, layout="constrained")
     thresholds = np.linspace(0, 1, 101)
     for index, (name, ious) in enumerate(best_ious.items()):
         ious = _array(ious).astype(float)
@@ -436,11 +449,11 @@ def plot_recall(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #75e07125
+# %% ../nbs/01_plots.ipynb #881b52de
 _LOSSES = {"loss": "sum of the four", "loss_objectness": "RPN: objectness", "loss_rpn_box_reg": "RPN: box",
            "loss_classifier": "head: class", "loss_box_reg": "head: box"}
 
-# %% ../nbs/01_plots.ipynb #79a67e04
+# %% ../nbs/01_plots.ipynb #eab25af3
 def _curve(
     ax: Axes,                # where
     history: pd.DataFrame,   # with epoch
@@ -453,7 +466,7 @@ def _curve(
     ax.plot(rows["epoch"], rows[column], color=_COLORS[number % len(_COLORS)], linestyle=_DASHES[number % len(_DASHES)],
             marker=_MARKERS[number % len(_MARKERS)] if len(rows) <= 30 else "None", markersize=4, linewidth=1.8, label=label)
 
-# %% ../nbs/01_plots.ipynb #54fad468
+# %% ../nbs/01_plots.ipynb #7a71fecd
 def plot_losses(
     history: pd.DataFrame,                  # columns epoch and train_<loss>, val_<loss>; one row an epoch
     *,
@@ -486,7 +499,7 @@ def plot_losses(
     axes[-1].legend(labelled.values(), labelled.keys(), loc="center", frameon=False, fontsize=11, handlelength=3)
     return fig
 
-# %% ../nbs/01_plots.ipynb #f48ad3bf
+# %% ../nbs/01_plots.ipynb #1b7805b4
 def plot_metric(
     history: pd.DataFrame,      # with epoch
     columns: Sequence[str],     # what to draw, for example ["val_AP", "val_AP50"]
@@ -501,7 +514,7 @@ def plot_metric(
     if missing:
         raise ValueError(f"the history has no column {missing[0]!r}; it has {', '.join(map(str, history.columns))}.")
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.2, 2.8), dpi=72, layout="constrained")
+        _, ax = plt.subplots(figsize=(4.2, 2.8), dpi=80, layout="constrained")
     for number, column in enumerate(columns):
         last = history[column].dropna()
         _curve(ax, history, column, number, f"{column}: {last.iloc[-1]:.3f} at the end" if len(last) else column)
@@ -517,7 +530,7 @@ def plot_metric(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #dcceec65
+# %% ../nbs/01_plots.ipynb #c1d074d6
 def plot_confusion(
     matrix,                     # (C, C) or (C + 1, C + 1) counts, background last
     classes: Sequence[str],     # class names without background
@@ -534,7 +547,7 @@ def plot_confusion(
                          "give as many rows and columns as classes, or one more for the background.")
     size = 0.62 * len(labels) + 1.3
     if ax is None:
-        _, ax = plt.subplots(figsize=(size, size), dpi=72, layout="constrained")
+        _, ax = plt.subplots(figsize=(size, size), dpi=80, layout="constrained")
     shown = ConfusionMatrixDisplay(matrix, display_labels=labels)
     shown.plot(ax=ax, cmap="Blues", colorbar=False, values_format="d" if matrix.dtype.kind in "iub" else ".2f",
                xticks_rotation=45 if max(map(len, labels)) > 4 else "horizontal",
@@ -550,7 +563,7 @@ def plot_confusion(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #1514c9e6
+# %% ../nbs/01_plots.ipynb #e9aaf4e1
 def _rows_of(
     table: pd.DataFrame | None,  # boxes table, perhaps with score
     name: str,                   # image
@@ -559,10 +572,22 @@ def _rows_of(
     if table is None or not len(table):
         return None
     rows = table[table["name"] == name].dropna(subset=["x1", "y1", "x2", "y2"])
-    return dict(boxes=rows[["x1", "y1", "x2", "y2"]].to_numpy(float), labels=rows["classname"].tolist(),
+    return dict(boxes=rows[["x1", "y1", "x2", "y2"]].to_numpy(dtype=float, copy=True), labels=rows["classname"].tolist(),
                 scores=rows["score"].to_numpy(float) if "score" in rows else None)
 
-# %% ../nbs/01_plots.ipynb #dce07293
+# %% ../nbs/01_plots.ipynb #023b1543
+def _unpaired(
+    mine: dict,            # boxes (R, 4) and labels
+    other: dict | None,    # the same of the other side
+) -> np.ndarray:           # (R,) bool: no box of the same class with IoU 0.5 or more on the other side
+    "Which boxes have no partner."
+    if other is None or not len(other["boxes"]):
+        return np.ones(len(mine["boxes"]), bool)
+    iou = box_iou(torch.as_tensor(mine["boxes"]), torch.as_tensor(other["boxes"])).numpy()
+    same = np.array(mine["labels"], dtype=object)[:, None] == np.array(other["labels"], dtype=object)[None]
+    return ~((iou >= 0.5) & same).any(axis=1)
+
+# %% ../nbs/01_plots.ipynb #50e32ecc
 def plot_detections(
     images: Mapping | Sequence,              # name -> image, or one image for each name
     truth: pd.DataFrame,                     # boxes table, in pixels of the images
@@ -572,8 +597,9 @@ def plot_detections(
     titles: Sequence[str] | None = None,     # None: the last part of each name
     score_threshold: float = 0.5,            # predictions below it are left out
     top_only: bool = False,                  # True: only the highest-scoring prediction, whatever its score
-    columns: int = 4,                        # images side by side
-    cell: float = 2.6,                       # width of an image, inches
+    crowded: int = 4,                        # with more true boxes in an image, text is written at errors only
+    columns: int | None = None,              # images side by side; None: 4, or 2 when an image is crowded
+    cell: float | None = None,               # width of an image, inches; None: 2.6, or 4.2 when one is crowded
     fontsize: float = 10,                    # points
 ) -> Figure:                                 # the grid
     "Images with true (solid) and predicted (dashed) boxes, class and score, in the order of the names."
@@ -583,32 +609,43 @@ def plot_detections(
     missing = [name for name in names if name not in images]
     if missing:
         raise ValueError(f"there is no image for {missing[0]!r}; give one for every name.")
-    gt, pred = [], []
+    gt, pred, any_crowded = [], [], False
     for name in names:
-        gt.append(_rows_of(truth, name))
-        found = _rows_of(predictions, name)
+        true, found = _rows_of(truth, name), _rows_of(predictions, name)
         if found is not None and found["scores"] is not None:
             by_score = np.argsort(-found["scores"], kind="stable")
             kept = by_score[:1] if top_only else by_score[found["scores"][by_score] >= score_threshold]
             found = dict(boxes=found["boxes"][kept], labels=[found["labels"][k] for k in kept], scores=found["scores"][kept])
+        if true is not None and len(true["boxes"]) > crowded:
+            any_crowded = True
+            alone = [_unpaired(true, found), np.array([]) if found is None else _unpaired(found, true)]
+            true, found = [part if part is None else {**part, "labels": [
+                label if lonely else "" for label, lonely in zip(part["labels"], flags, strict=True)]}
+                for part, flags in zip((true, found), alone, strict=True)]
+        gt.append(true)
         pred.append(found)
     titles = [name.rsplit("/", 1)[-1] for name in names] if titles is None else titles
-    fig = image_grid([images[name] for name in names], titles=titles, gt=gt, pred=pred, columns=columns, cell=cell,
-                     fontsize=fontsize)
-    fig.legend(handles=_legend_lines(["truth", "prediction"]), loc="outside lower center", ncols=2, frameon=False,
+    fig = image_grid([images[name] for name in names], titles=titles, gt=gt, pred=pred,
+                     columns=columns or (2 if any_crowded else 4), cell=cell or (4.2 if any_crowded else 2.6),
+                     fontsize=fontsize - 1 if any_crowded else fontsize, linewidth=1.3 if any_crowded else None)
+    handles = _legend_lines(["truth", "prediction"])
+    if any_crowded:
+        handles.append(Line2D([], [], linestyle="None", label="text: errors in crowded images"))
+    fig.legend(handles=handles, loc="outside lower center", ncols=2 if cell and cell * (columns or 1) < 5 else 3, frameon=False,
                handlelength=3.2, fontsize=fontsize + 1)
     return fig
 
-# %% ../nbs/01_plots.ipynb #8da99f3c
-_PIPELINE = {  # part -> (text, column, row); row 0 runs always, row 1 only in training and evaluation
+# %% ../nbs/01_plots.ipynb #eabeeeb8
+_PIPELINE = {  # part -> (text, column, row)
     "image": ("image", 0, 0), "features": ("feature\nmap", 1, 0), "rpn": ("RPN", 2, 0), "nms": ("NMS", 3, 0),
     "roi_pool": ("RoI\npool", 4, 0), "head": ("head", 5, 0), "detections": ("boxes,\nscores", 6, 0),
     "truth": ("true\nboxes", 0, 1), "anchors": ("anchors", 1, 1), "rpn_loss": ("RPN\nloss", 2, 1),
     "targets": ("RoI\ntargets", 3, 1), "head_loss": ("head\nloss", 5, 1), "metrics": ("AP,\nerrors", 6, 1),
 }
+# The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/01_plots.ipynb #4c23bc86
+# %% ../nbs/01_plots.ipynb #d84559e6
 _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
     "plots": ("every picture is drawn here", []),
@@ -632,11 +669,11 @@ _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "reports": ("parameters → a page of results", ["image", "truth", "detections", "metrics"]),
 }
 
-# %% ../nbs/01_plots.ipynb #36732a4c
+# %% ../nbs/01_plots.ipynb #ecc3a805
 def pipeline_figure(
     stage: str | None = None,  # a stage like "nms" or "10_nms"; None: nothing is lit
 ) -> Figure:                   # 7 × 2 inches
-    "The way of the data through Faster R-CNN, with the parts of one stage lit (dark)."
+    "The way of the data through Faster R-CNN, one stage lit (dark); dashed parts only train and judge."
     key = None if stage is None else stage.split("_", 1)[1] if stage[:2].isdigit() else stage
     if key is not None and key not in _STAGES:
         raise ValueError(f"the stage {stage!r} is unknown; use one of {', '.join(_STAGES)}.")
@@ -651,12 +688,12 @@ def pipeline_figure(
     def arrow(x1, y1, x2, y2):
         ax.annotate("", (x2, y2), (x1, y1), arrowprops=dict(arrowstyle="-|>", mutation_scale=9, **line))
 
-    for text, column, row in _PIPELINE.values():
-        on = (text, column, row) in [_PIPELINE[part] for part in lit]
+    for part, (text, column, row) in _PIPELINE.items():
+        on = part in lit
         x, y = column + 0.5, middle[row]
         ax.add_patch(FancyBboxPatch((x - half_width, y - half_height), 2 * half_width, 2 * half_height, zorder=3,
                                     boxstyle="round,pad=0,rounding_size=0.08", facecolor="#003F5C" if on else "white",
-                                    edgecolor="#003F5C" if on else "0.45", linewidth=1.4, linestyle="-" if row == 0 else (0, (3, 2))))
+                                    edgecolor="#003F5C" if on else "0.45", linewidth=1.4, linestyle="-" if part in _FORWARD else (0, (3, 2))))
         ax.text(x, y, text, ha="center", va="center", fontsize=12.5, linespacing=0.95, zorder=4,
                 color="white" if on else "black", weight="bold" if on else "normal")
     for column in range(6):
@@ -664,6 +701,7 @@ def pipeline_figure(
     for column in (1, 2, 3, 5, 6):
         arrow(column + 0.5, middle[0] - half_height, column + 0.5, middle[1] + half_height)
     arrow(1.5 + half_width, middle[1], 2.5 - half_width, middle[1])          # anchors → RPN loss
+    arrow(1.5 + 0.6 * half_width, middle[1] + half_height, 2.5 - 0.6 * half_width, middle[0] - half_height)  # → RPN
     arrow(3.5 + half_width, middle[1], 5.5 - half_width, middle[1])          # targets → head loss
     arrow(4.5, middle[1], 4.5, middle[0] - half_height)                      # targets → RoI pool
     # One line under the lower row carries the true boxes to all that compare with them.
@@ -672,13 +710,13 @@ def pipeline_figure(
         arrow(column + 0.5, 0.07, column + 0.5, middle[1] - half_height)
     return fig
 
-# %% ../nbs/01_plots.ipynb #07e9cdd3
+# %% ../nbs/01_plots.ipynb #28a33d15
 def alt(
     fig: Figure | Axes,         # what the functions of this module return
     text: str,                  # what the figure shows, for readers who cannot see it
     *,
     caption: str | None = None, # visible line below the figure
-    dpi: int = 72,              # resolution
+    dpi: int = 100,             # resolution
 ) -> None:
     "Displays a figure in a notebook with its description, and closes it so that it is not shown twice."
     if not text.strip():
