@@ -6,7 +6,7 @@
 __all__ = ['BACKGROUND', 'greedy_match', 'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval',
            'top_metrics', 'confusion', 'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #6d5af50c
+# %% ../nbs/17_evaluation.ipynb #82a1d7ef
 import numpy as np
 import pandas as pd
 import torch
@@ -15,20 +15,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torchvision.ops import box_iou
 
-# %% ../nbs/17_evaluation.ipynb #459075bf
+# %% ../nbs/17_evaluation.ipynb #280af6f8
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #55a28335
+# %% ../nbs/17_evaluation.ipynb #048ed6a9
 BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #b6638abc
+# %% ../nbs/17_evaluation.ipynb #5836e1c0
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
     return table[table[BOX_COLUMNS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #0aa62aac
+# %% ../nbs/17_evaluation.ipynb #5fc256d9
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -47,7 +47,7 @@ def _check_table(
         raise ValueError(f"{what} row {row} ({table['name'].iloc[row]}) has the box x1 y1 x2 y2 = "
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #476c0181
+# %% ../nbs/17_evaluation.ipynb #745f1f4d
 def _check(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
@@ -79,7 +79,7 @@ def _check(
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
     return objects, detections, names
 
-# %% ../nbs/17_evaluation.ipynb #79721e57
+# %% ../nbs/17_evaluation.ipynb #5a098824
 def greedy_match(
     iou: np.ndarray,             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float = 0.5,  # smallest IoU of a match
@@ -97,14 +97,14 @@ def greedy_match(
             free[:, column] = -1
     return matched
 
-# %% ../nbs/17_evaluation.ipynb #d99aa6b2
+# %% ../nbs/17_evaluation.ipynb #c3ff28dd
 def _xyxy(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
     return torch.as_tensor(table[BOX_COLUMNS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #5b372eb4
+# %% ../nbs/17_evaluation.ipynb #e07f0ab7
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -118,7 +118,7 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(_xyxy(pred), _xyxy(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #63ae850c
+# %% ../nbs/17_evaluation.ipynb #3508a479
 def _mean_or_none(
     values: np.ndarray,  # any shape; -1 where undefined
 ) -> float | None:       # mean of the defined values
@@ -126,7 +126,7 @@ def _mean_or_none(
     values = values[values > -1]
     return float(values.mean()) if values.size else None
 
-# %% ../nbs/17_evaluation.ipynb #9ee06909
+# %% ../nbs/17_evaluation.ipynb #18cf2a66
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -162,7 +162,7 @@ def coco_metrics_from_coco(
                             for k, category in enumerate(params.catIds)}
     return metrics
 
-# %% ../nbs/17_evaluation.ipynb #351fcca2
+# %% ../nbs/17_evaluation.ipynb #9347dfc7
 def _coco_boxes(
     table: pd.DataFrame,        # rows with boxes
     image_ids: dict[str, int],  # image name -> number
@@ -176,7 +176,7 @@ def _coco_boxes(
             for number, (name, classname, box) in
             enumerate(zip(table["name"], table["classname"], boxes.tolist(), strict=True), start=1)]
 
-# %% ../nbs/17_evaluation.ipynb #5a06e3e0
+# %% ../nbs/17_evaluation.ipynb #00c8c0db
 def coco_metrics(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
@@ -197,7 +197,7 @@ def coco_metrics(
         annotation["score"] = score
     return coco_metrics_from_coco(ground_truth, found, max_detections=max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #2f948b74
+# %% ../nbs/17_evaluation.ipynb #5c0a385f
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -220,7 +220,7 @@ def top_detections(
     return pd.DataFrame(rows, columns=["name", "gt_class", *[f"gt_{side}" for side in sides],
                                        "pred_class", *[f"pred_{side}" for side in sides], "score", "iou", "correct"])
 
-# %% ../nbs/17_evaluation.ipynb #cbccf7de
+# %% ../nbs/17_evaluation.ipynb #58489652
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -232,7 +232,7 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #0b459e25
+# %% ../nbs/17_evaluation.ipynb #76803e64
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -246,7 +246,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #8c44b388
+# %% ../nbs/17_evaluation.ipynb #9675d850
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -261,7 +261,7 @@ def confusion(
         labels.append(BACKGROUND)
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #35f4dba6
+# %% ../nbs/17_evaluation.ipynb #bc731971
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -286,7 +286,7 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #64f0bbc2
+# %% ../nbs/17_evaluation.ipynb #928a0bcd
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -309,7 +309,7 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #969066e0
+# %% ../nbs/17_evaluation.ipynb #ed4ab51b
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
@@ -324,7 +324,7 @@ def worst_images(
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #1b8f0066
+# %% ../nbs/17_evaluation.ipynb #ff773c29
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -335,7 +335,7 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #dcd7c2d9
+# %% ../nbs/17_evaluation.ipynb #37a4a80b
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
