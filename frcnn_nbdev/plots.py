@@ -7,7 +7,7 @@ __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxe
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
            'pipeline_figure']
 
-# %% ../nbs/01_plots.ipynb #02b97230
+# %% ../nbs/01_plots.ipynb #9f07a6e5
 import base64
 import html
 import io
@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 from torchvision.ops import box_iou
 
-# %% ../nbs/01_plots.ipynb #c87b62be
+# %% ../nbs/01_plots.ipynb #087019fd
 def alt(
     fig: Figure | Axes,         # what the functions of this module return
     text: str,                  # what the figure shows, for readers who cannot see it
@@ -42,14 +42,15 @@ def alt(
     figure = fig.figure if isinstance(fig, Axes) else fig
     stream = io.BytesIO()
     # Without matplotlib's version in the file, and as small as PNG allows: figures live inside of notebooks.
-    figure.savefig(stream, format="png", dpi=dpi or figure.dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    figure.savefig(stream, format="png", dpi=dpi or figure.dpi, metadata={"Software": None},
+                   pil_kwargs={"optimize": True})
     plt.close(figure)
     data = base64.b64encode(stream.getvalue()).decode()
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    display(HTML(f'<figure style="margin:0"><img src="data:image/png;base64,{data}" alt="{html.escape(text)}" '
-                 f'style="max-width:100%;height:auto">{below}</figure>'))
+    display(HTML(f'<figure style="margin:0"><img src="data:image/png;base64,{data}" '
+                 f'alt="{html.escape(text)}" style="max-width:100%;height:auto">{below}</figure>'))
 
-# %% ../nbs/01_plots.ipynb #6cab5e57
+# %% ../nbs/01_plots.ipynb #aeaf8880
 STYLES = {
     "truth": dict(color="#00B36B", linestyle="-", linewidth=2.0, marker="None"),
     "positive": dict(color="#56B4E9", linestyle=(0, (7, 1.5, 1, 1.5)), linewidth=1.6, marker="+"),
@@ -58,7 +59,7 @@ STYLES = {
     "prediction": dict(color="#F5A300", linestyle=(0, (3.5, 1.5)), linewidth=2.0, marker="None"),
 }
 
-# %% ../nbs/01_plots.ipynb #af2e7f51
+# %% ../nbs/01_plots.ipynb #13d5deaa
 def _style(
     role: str,  # a key of STYLES
 ) -> dict:      # its style
@@ -67,7 +68,7 @@ def _style(
         raise ValueError(f"the role {role!r} is unknown; use one of {', '.join(STYLES)}.")
     return STYLES[role]
 
-# %% ../nbs/01_plots.ipynb #2ca1711b
+# %% ../nbs/01_plots.ipynb #8bfb79aa
 def _array(
     values,          # tensor, array, sequence or None
 ) -> np.ndarray:     # the same numbers
@@ -78,7 +79,7 @@ def _array(
         values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray([] if values is None else values)
 
-# %% ../nbs/01_plots.ipynb #ef2bace5
+# %% ../nbs/01_plots.ipynb #50cd4e90
 def _boxes(
     boxes,           # (R, 4) xyxy, None or empty
 ) -> np.ndarray:     # (R, 4) float64
@@ -92,7 +93,7 @@ def _boxes(
         raise ValueError(f"boxes have the shape {boxes.shape}; give (R, 4) with x1 y1 x2 y2.")
     return boxes
 
-# %% ../nbs/01_plots.ipynb #c6302709
+# %% ../nbs/01_plots.ipynb #ac3279ab
 def _picture(
     image,           # (C, H, W) tensor, (H, W) or (H, W, C) array
 ) -> np.ndarray:     # (H, W) or (H, W, 3), uint8 or float in [0, 1]
@@ -103,9 +104,10 @@ def _picture(
         picture = np.moveaxis(picture, 0, -1)
     if picture.ndim == 3 and picture.shape[-1] == 1:
         picture = picture[..., 0]
-    if picture.ndim not in (2, 3) or picture.size == 0 or (picture.ndim == 3 and picture.shape[-1] not in (3, 4)):
+    channels_fit = picture.ndim == 2 or picture.ndim == 3 and picture.shape[-1] in (3, 4)
+    if not channels_fit or picture.size == 0:
         raise ValueError(f"an image has the shape {tuple(np.shape(_array(image)))}; "
-                         "give (C, H, W) as a tensor or (H, W) or (H, W, C) as an array, with 1 or 3 channels.")
+                         "give (C, H, W) as a tensor or (H, W) or (H, W, C) as an array, 1 or 3 channels.")
     if picture.dtype == bool or picture.dtype == np.uint8:
         return picture.astype(np.uint8) * (255 if picture.dtype == bool else 1)
     picture = picture.astype(float)
@@ -114,7 +116,7 @@ def _picture(
         picture = (picture - low) / (high - low if high > low else 1.0)
     return picture
 
-# %% ../nbs/01_plots.ipynb #8351fb72
+# %% ../nbs/01_plots.ipynb #56deb45f
 def show_image(
     image,                     # (C, H, W) tensor, (H, W) or (H, W, C) array; float or uint8
     *,
@@ -126,7 +128,8 @@ def show_image(
     height, width = picture.shape[:2]
     if ax is None:
         inches = 4.0
-        _, ax = plt.subplots(figsize=(inches, inches * min(max(height / width, 0.4), 2.0)), dpi=80, layout="constrained")
+        size = (inches, inches * min(max(height / width, 0.4), 2.0))
+        _, ax = plt.subplots(figsize=size, dpi=80, layout="constrained")
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1,
               extent=(0, width, height, 0), interpolation="nearest" if width < 64 else "antialiased")
     ax.set_axis_off()
@@ -134,7 +137,7 @@ def show_image(
         ax.set_title(title, fontsize=10)
     return ax
 
-# %% ../nbs/01_plots.ipynb #c1b3433c
+# %% ../nbs/01_plots.ipynb #34de981f
 def _words(
     labels,                                     # class words or numbers, None
     class_names: Sequence[str] | None,          # names of classes 1, 2, …; or with background first
@@ -150,10 +153,11 @@ def _words(
         names = ["background", *names]
     wrong = [label for label in labels if not isinstance(label, str) and not 0 <= label < len(names)]
     if wrong:
-        raise ValueError(f"the label {wrong[0]} has no name; there are {len(names) - 1} class names for labels from 1.")
+        raise ValueError(f"the label {wrong[0]} has no name; "
+                         f"there are {len(names) - 1} class names for labels from 1.")
     return [label if isinstance(label, str) else names[int(label)] for label in labels]
 
-# %% ../nbs/01_plots.ipynb #d85e00fb
+# %% ../nbs/01_plots.ipynb #047a7011
 def _draw_text(
     ax: Axes,              # axes with the image
     box: np.ndarray,       # (4,) xyxy
@@ -175,7 +179,7 @@ def _draw_text(
             bbox=dict(facecolor="white", alpha=0.85, pad=1.0, edgecolor=style["color"],
                       linestyle=style["linestyle"], linewidth=0.8))
 
-# %% ../nbs/01_plots.ipynb #dfb93f50
+# %% ../nbs/01_plots.ipynb #a2396d27
 def draw_boxes(
     ax: Axes,                                   # axes with the image
     boxes,                                      # (R, 4) xyxy, pixels; rows with NaN are left out
@@ -212,7 +216,7 @@ def draw_boxes(
             _draw_text(ax, box, text, role, fontsize)
     return ax
 
-# %% ../nbs/01_plots.ipynb #c3ae2134
+# %% ../nbs/01_plots.ipynb #26348fb4
 def _legend_lines(
     roles: Iterable[str],  # keys of STYLES
 ) -> list[Line2D]:         # one legend entry a role
@@ -220,7 +224,7 @@ def _legend_lines(
     return [Line2D([], [], label=role, color=STYLES[role]["color"], linestyle=STYLES[role]["linestyle"],
                    linewidth=STYLES[role]["linewidth"], marker=STYLES[role]["marker"]) for role in roles]
 
-# %% ../nbs/01_plots.ipynb #4097156b
+# %% ../nbs/01_plots.ipynb #7bdd3f50
 def box_legend(
     roles: Sequence[str] = tuple(STYLES),  # which roles to explain
     *,
@@ -236,7 +240,7 @@ def box_legend(
               fontsize=10, columnspacing=1.4, borderpad=0)
     return ax
 
-# %% ../nbs/01_plots.ipynb #cd6051ea
+# %% ../nbs/01_plots.ipynb #a4eedc30
 def show_boxes(
     image,                                     # (C, H, W) tensor, (H, W) or (H, W, C) array
     boxes=None,                                # (R, 4) xyxy in the style of `role`
@@ -269,7 +273,7 @@ def show_boxes(
         pred_boxes, scores = pred_boxes[kept], scores[kept]
     return draw_boxes(ax, pred_boxes, role="prediction", labels=words, scores=scores, **look)
 
-# %% ../nbs/01_plots.ipynb #fa1ae418
+# %% ../nbs/01_plots.ipynb #f010b9a6
 def _parts(
     target,       # boxes, or a dict with boxes and perhaps labels and scores, or None
 ) -> tuple:       # boxes, labels, scores
@@ -278,7 +282,7 @@ def _parts(
         return target.get("boxes"), target.get("labels"), target.get("scores")
     return target, None, None
 
-# %% ../nbs/01_plots.ipynb #b5fb8c1c
+# %% ../nbs/01_plots.ipynb #a2fa9e9f
 def _grid(
     count: int,          # pictures
     columns: int,        # at most so many side by side
@@ -295,15 +299,15 @@ def _grid(
         ax.set_axis_off()
     return fig, list(axes.flat[:count])
 
-# %% ../nbs/01_plots.ipynb #c952ee85
+# %% ../nbs/01_plots.ipynb #2463b6bb
 def _ratio(
     images: Sequence,  # images
 ) -> float:            # height / width of a cell, between 0.4 and 2
     "The height of a grid's cells that fits most of the images."
     shapes = [_picture(image).shape for image in images]
-    return float(np.clip(np.median([height / width for height, width, *_ in shapes]), 0.4, 2.0)) if shapes else 1.0
+    return float(np.clip(np.median([height / width for height, width, *_ in shapes]), 0.4, 2.0))
 
-# %% ../nbs/01_plots.ipynb #c62c3de5
+# %% ../nbs/01_plots.ipynb #2a8b59ae
 def image_grid(
     images: Sequence,                          # images, any sizes
     *,
@@ -322,30 +326,32 @@ def image_grid(
         raise ValueError("there are no images to show; give at least one.")
     for what, values in [("titles", titles), ("gt", gt), ("pred", pred)]:
         if values is not None and len(values) != len(images):
-            raise ValueError(f"there are {len(images)} images but {len(values)} {what}; give one for each image.")
+            raise ValueError(f"there are {len(images)} images but {len(values)} {what}; "
+                             "give one for each image.")
     fig, axes = _grid(len(images), columns, cell, _ratio(images), 0.3 if titles is not None else 0.05)
     for index, (ax, image) in enumerate(zip(axes, images, strict=True)):
         gt_boxes, gt_labels, _ = _parts(None if gt is None else gt[index])
         pred_boxes, pred_labels, pred_scores = _parts(None if pred is None else pred[index])
-        show_boxes(image, gt_boxes=gt_boxes, gt_labels=gt_labels, pred_boxes=pred_boxes, pred_labels=pred_labels,
-                   pred_scores=pred_scores, class_names=class_names, score_threshold=score_threshold,
-                   fontsize=fontsize, linewidth=linewidth, ax=ax, title=None if titles is None else titles[index])
+        show_boxes(image, gt_boxes=gt_boxes, gt_labels=gt_labels, pred_boxes=pred_boxes,
+                   pred_labels=pred_labels, pred_scores=pred_scores, class_names=class_names,
+                   score_threshold=score_threshold, fontsize=fontsize, linewidth=linewidth, ax=ax,
+                   title=None if titles is None else titles[index])
     return fig
 
-# %% ../nbs/01_plots.ipynb #9eb0808d
+# %% ../nbs/01_plots.ipynb #3789bb1e
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 _HATCHES = ["", "///", "...", "xxx"]
 _DASHES = ["-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1))]
 
-# %% ../nbs/01_plots.ipynb #2a484eaa
+# %% ../nbs/01_plots.ipynb #14f263c3
 def _classes(
     table: pd.DataFrame,  # boxes table
 ) -> list[str]:           # class names, sorted, without the empty one
     "The classes that occur in a boxes table."
     return sorted(name for name in table["classname"].dropna().unique() if name != "")
 
-# %% ../nbs/01_plots.ipynb #803e1102
+# %% ../nbs/01_plots.ipynb #0e2270e4
 def plot_counts(
     table: pd.DataFrame,        # boxes table, perhaps with split
     *,
@@ -355,17 +361,20 @@ def plot_counts(
     "Objects of each class in each split; images without an object are counted apart."
     splits = table["split"].fillna("") if "split" in table.columns else pd.Series("all", index=table.index)
     found = list(dict.fromkeys(splits))
-    order = [s for s in ("train", "val", "test") if s in found] + [s for s in found if s not in ("train", "val", "test")]
+    usual = ["train", "val", "test"]
+    order = [split for split in usual if split in found] + [split for split in found if split not in usual]
     classnames = table["classname"].fillna("")
     groups = _classes(table) + (["no object"] if (classnames == "").any() else [])
-    counts = pd.crosstab(classnames.replace("", "no object"), splits).reindex(index=groups, columns=order, fill_value=0)
+    counts = pd.crosstab(classnames.replace("", "no object"), splits)
+    counts = counts.reindex(index=groups, columns=order, fill_value=0)
     if ax is None:
-        _, ax = plt.subplots(figsize=(max(3.6, 0.5 * len(groups) * len(order) + 0.8), 2.8), dpi=80, layout="constrained")
+        size = (max(3.6, 0.5 * len(groups) * len(order) + 0.8), 2.8)
+        _, ax = plt.subplots(figsize=size, dpi=80, layout="constrained")
     width = 0.84 / max(len(order), 1)
     for index, split in enumerate(order):
         at = np.arange(len(groups)) + (index - (len(order) - 1) / 2) * width
-        bars = ax.bar(at, counts[split], width * 0.94, label=split or "no split", color=_COLORS[index % len(_COLORS)],
-                      hatch=_HATCHES[index % len(_HATCHES)], edgecolor="white", linewidth=0)
+        bars = ax.bar(at, counts[split], width * 0.94, label=split or "no split", edgecolor="white", linewidth=0,
+                      color=_COLORS[index % len(_COLORS)], hatch=_HATCHES[index % len(_HATCHES)])
         ax.bar_label(bars, fontsize=10, padding=1)
     ax.set_xticks(range(len(groups)), groups, fontsize=11)
     ax.set_ylabel("objects")
@@ -378,11 +387,11 @@ def plot_counts(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #4dab115f
+# %% ../nbs/01_plots.ipynb #18a53f56
 def plot_box_sizes(
     table: pd.DataFrame,                        # boxes table; with image_size also width and height
     *,
-    image_size: tuple[int, int] | None = None,  # (height, width) that images are squeezed to; None: original pixels
+    image_size: tuple[int, int] | None = None,  # (height, width) of squeezed images; None: original pixels
     ax: Axes | None = None,                     # where to draw; None: a new figure
     title: str | None = None,                   # above the points
 ) -> Axes:                                      # a point for each box, a marker for each class
@@ -391,14 +400,15 @@ def plot_box_sizes(
     if image_size is not None:
         missing = [column for column in ("width", "height") if column not in table.columns]
         if missing:
-            raise ValueError(f"the table has no column {missing[0]!r}, which image_size needs; add it or leave image_size out.")
+            raise ValueError(f"the table has no column {missing[0]!r}, which image_size needs; "
+                             "add it or leave image_size out.")
         width, height = width * image_size[1] / table["width"], height * image_size[0] / table["height"]
     if ax is None:
         _, ax = plt.subplots(figsize=(4.2, 3.4), dpi=80, layout="constrained")
     for index, classname in enumerate(_classes(table)):
         rows = table["classname"] == classname
-        ax.scatter(width[rows], height[rows], s=22, marker=_MARKERS[index % len(_MARKERS)], alpha=0.75, linewidth=0.6,
-                   color=_COLORS[index % len(_COLORS)], edgecolor="white", label=classname)
+        ax.scatter(width[rows], height[rows], s=22, marker=_MARKERS[index % len(_MARKERS)], label=classname,
+                   color=_COLORS[index % len(_COLORS)], edgecolor="white", alpha=0.75, linewidth=0.6)
     far = max([*width.dropna(), *height.dropna(), 1.0]) * 1.05
     ax.plot([0, far], [0, far], color="0.6", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
     ax.text(far, far, "square ", fontsize=9, color="0.35", ha="right", va="top")
@@ -410,7 +420,7 @@ def plot_box_sizes(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #51ea76cd
+# %% ../nbs/01_plots.ipynb #9506fce7
 def plot_anchors(
     image,                      # (C, H, W) tensor, (H, W) or (H, W, C) array
     anchors,                    # (A, 4) xyxy, drawn thin and grey
@@ -428,9 +438,11 @@ def plot_anchors(
     width, height = ax.get_xlim()[1], ax.get_ylim()[0]
     if outlines and len(anchors):
         corners = anchors[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2)
-        ax.add_collection(LineCollection(corners, colors=STYLES["ignored"]["color"], linewidths=0.5, alpha=0.7))
+        color = STYLES["ignored"]["color"]
+        ax.add_collection(LineCollection(corners, colors=color, linewidths=0.5, alpha=0.7))
     centres = np.unique((anchors[:, :2] + anchors[:, 2:]) / 2, axis=0)
-    ax.plot(centres[:, 0], centres[:, 1], ".", color="white", markersize=3.5, markeredgecolor="black", markeredgewidth=0.4)
+    ax.plot(centres[:, 0], centres[:, 1], ".", color="white", markersize=3.5, markeredgecolor="black",
+            markeredgewidth=0.4)
     if highlight is not None:
         draw_boxes(ax, anchors[_array(highlight)], role=role)
     draw_boxes(ax, gt_boxes, role="truth")
@@ -441,7 +453,7 @@ def plot_anchors(
     ax.set_ylim(corners[:, 3].max() + 1, corners[:, 1].min() - 1)
     return ax
 
-# %% ../nbs/01_plots.ipynb #2ab72236
+# %% ../nbs/01_plots.ipynb #ebcaa5ce
 def plot_recall(
     best_ious: Mapping[str, Sequence[float]],   # name of a set -> best IoU of every true box
     *,
@@ -459,8 +471,8 @@ def plot_recall(
             raise ValueError(f"the set {name!r} has no IoU; give one for every true box.")
         recall = (ious[None] >= thresholds[:, None]).mean(axis=1)
         text = ", ".join(f"{(ious >= mark).mean():.2f} at {mark:g}" for mark in marks)
-        ax.plot(thresholds, recall, color=_COLORS[index % len(_COLORS)], linestyle=_DASHES[index % len(_DASHES)],
-                linewidth=2, label=f"{name}: {text}" if text else name)
+        ax.plot(thresholds, recall, color=_COLORS[index % len(_COLORS)],
+                linestyle=_DASHES[index % len(_DASHES)], linewidth=2, label=f"{name}: {text}" if text else name)
     for mark in marks:
         ax.axvline(mark, color="0.75", linewidth=0.8, zorder=0)
     ax.set(xlim=(0, 1), ylim=(0, 1.04), xlabel="IoU threshold", ylabel="recall")
@@ -470,11 +482,11 @@ def plot_recall(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #c2c7556f
+# %% ../nbs/01_plots.ipynb #6f990e6a
 _LOSSES = {"loss": "sum of the four", "loss_objectness": "RPN: objectness", "loss_rpn_box_reg": "RPN: box",
            "loss_classifier": "head: class", "loss_box_reg": "head: box"}
 
-# %% ../nbs/01_plots.ipynb #d567f871
+# %% ../nbs/01_plots.ipynb #43b4ae9a
 def _curve(
     ax: Axes,                # where
     history: pd.DataFrame,   # with epoch
@@ -484,22 +496,23 @@ def _curve(
 ) -> None:
     "One column against the epoch; rows without a value are left out."
     rows = history[["epoch", column]].dropna()
-    ax.plot(rows["epoch"], rows[column], color=_COLORS[number % len(_COLORS)], linestyle=_DASHES[number % len(_DASHES)],
-            marker=_MARKERS[number % len(_MARKERS)] if len(rows) <= 30 else "None", markersize=4, linewidth=1.8, label=label)
+    ax.plot(rows["epoch"], rows[column], color=_COLORS[number % len(_COLORS)],
+            linestyle=_DASHES[number % len(_DASHES)], linewidth=1.8, markersize=4, label=label,
+            marker=_MARKERS[number % len(_MARKERS)] if len(rows) <= 30 else "None")
 
-# %% ../nbs/01_plots.ipynb #7ec881c5
+# %% ../nbs/01_plots.ipynb #da9b9278
 def plot_losses(
-    history: pd.DataFrame,                  # columns epoch and train_<loss>, val_<loss>; one row an epoch
+    history: pd.DataFrame,                    # columns epoch, train_<loss>, val_<loss>; one row an epoch
     *,
-    losses: Mapping[str, str] | None = None,  # column without train_ or val_ -> title; None: the five of Faster R-CNN
-    columns: int = 3,                       # figures side by side
-    cell: float = 2.4,                      # width of each, inches
-) -> Figure:                                # train solid, validation dashed
+    losses: Mapping[str, str] | None = None,  # column without train_ or val_ -> title; None: Faster R-CNN's
+    columns: int = 3,                         # figures side by side
+    cell: float = 2.4,                        # width of each, inches
+) -> Figure:                                  # train solid, validation dashed
     "The losses of a training as small multiples; columns that are missing are left out."
     if "epoch" not in history.columns:
         raise ValueError("the history has no column 'epoch'; give one row an epoch with its number.")
     losses = _LOSSES if losses is None else losses
-    shown = [name for name in losses if f"train_{name}" in history.columns or f"val_{name}" in history.columns]
+    shown = [name for name in losses if {f"train_{name}", f"val_{name}"} & set(history.columns)]
     if not shown:
         raise ValueError(f"the history has no column like {'train_' + next(iter(losses))!r}; "
                          f"it has {', '.join(map(str, history.columns))}.")
@@ -515,12 +528,15 @@ def plot_losses(
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[max(0, len(shown) - columns):len(shown)]:
         ax.set_xlabel("epoch")
-    labelled = {label: handle for ax in axes[:-1] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labelled = {}
+    for ax in axes[:-1]:
+        labelled |= {line.get_label(): line for line in ax.lines}
     axes[-1].set_axis_off()
-    axes[-1].legend(labelled.values(), labelled.keys(), loc="center", frameon=False, fontsize=11, handlelength=3)
+    axes[-1].legend(labelled.values(), labelled.keys(), loc="center", frameon=False, fontsize=11,
+                    handlelength=3)
     return fig
 
-# %% ../nbs/01_plots.ipynb #f6caf23e
+# %% ../nbs/01_plots.ipynb #3233c72c
 def plot_metric(
     history: pd.DataFrame,      # with epoch
     columns: Sequence[str],     # what to draw, for example ["val_AP", "val_AP50"]
@@ -533,12 +549,14 @@ def plot_metric(
     "Columns of a training history against the epoch, with the last value in the legend."
     missing = [column for column in ["epoch", *columns] if column not in history.columns]
     if missing:
-        raise ValueError(f"the history has no column {missing[0]!r}; it has {', '.join(map(str, history.columns))}.")
+        raise ValueError(f"the history has no column {missing[0]!r}; "
+                         f"it has {', '.join(map(str, history.columns))}.")
     if ax is None:
         _, ax = plt.subplots(figsize=(4.2, 2.8), dpi=80, layout="constrained")
     for number, column in enumerate(columns):
         last = history[column].dropna()
-        _curve(ax, history, column, number, f"{column}: {last.iloc[-1]:.3f} at the end" if len(last) else column)
+        label = f"{column}: {last.iloc[-1]:.3f} at the end" if len(last) else column
+        _curve(ax, history, column, number, label)
     ax.set_xlabel("epoch")
     if ylabel is not None:
         ax.set_ylabel(ylabel)
@@ -551,7 +569,7 @@ def plot_metric(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #163a680f
+# %% ../nbs/01_plots.ipynb #e4e94cc0
 def plot_confusion(
     matrix,                     # (C, C) or (C + 1, C + 1) counts, background last
     classes: Sequence[str],     # class names without background
@@ -570,7 +588,8 @@ def plot_confusion(
     if ax is None:
         _, ax = plt.subplots(figsize=(size, size), dpi=80, layout="constrained")
     shown = ConfusionMatrixDisplay(matrix, display_labels=labels)
-    shown.plot(ax=ax, cmap="Blues", colorbar=False, values_format="d" if matrix.dtype.kind in "iub" else ".2f",
+    shown.plot(ax=ax, cmap="Blues", colorbar=False,
+               values_format="d" if matrix.dtype.kind in "iub" else ".2f",
                xticks_rotation=45 if max(map(len, labels)) > 4 else "horizontal",
                text_kw=dict(fontsize=15 if matrix.max(initial=0) < 1000 else 11))
     ax.set_xlabel("predicted", fontsize=11)
@@ -584,7 +603,7 @@ def plot_confusion(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #8047a46b
+# %% ../nbs/01_plots.ipynb #7d77521e
 def _rows_of(
     table: pd.DataFrame | None,  # boxes table, perhaps with score
     name: str,                   # image
@@ -593,10 +612,11 @@ def _rows_of(
     if table is None or not len(table):
         return None
     rows = table[table["name"] == name].dropna(subset=["x1", "y1", "x2", "y2"])
-    return dict(boxes=rows[["x1", "y1", "x2", "y2"]].to_numpy(dtype=float, copy=True), labels=rows["classname"].tolist(),
+    return dict(boxes=rows[["x1", "y1", "x2", "y2"]].to_numpy(dtype=float, copy=True),
+                labels=rows["classname"].tolist(),
                 scores=rows["score"].to_numpy(float) if "score" in rows else None)
 
-# %% ../nbs/01_plots.ipynb #0b36b2b6
+# %% ../nbs/01_plots.ipynb #a415e6d9
 def _unpaired(
     mine: dict,            # boxes (R, 4) and labels
     other: dict | None,    # the same of the other side
@@ -608,7 +628,7 @@ def _unpaired(
     same = np.array(mine["labels"], dtype=object)[:, None] == np.array(other["labels"], dtype=object)[None]
     return ~((iou >= 0.5) & same).any(axis=1)
 
-# %% ../nbs/01_plots.ipynb #a0c9cbb2
+# %% ../nbs/01_plots.ipynb #ed102d67
 def plot_detections(
     images: Mapping | Sequence,              # name -> image, or one image for each name
     truth: pd.DataFrame,                     # boxes table, in pixels of the images
@@ -618,9 +638,9 @@ def plot_detections(
     titles: Sequence[str] | None = None,     # None: the last part of each name
     score_threshold: float = 0.5,            # predictions below it are left out
     top_only: bool = False,                  # True: only the highest-scoring prediction, whatever its score
-    crowded: int = 4,                        # with more true boxes in an image, text is written at errors only
+    crowded: int = 4,                        # with more true boxes in an image, text is at errors only
     columns: int | None = None,              # images side by side; None: 4, or 2 when an image is crowded
-    cell: float | None = None,               # width of an image, inches; None: 2.6, or 4.2 when one is crowded
+    cell: float | None = None,               # width of an image, inches; None: 2.6, or 4.2 if crowded
     fontsize: float = 10,                    # points
 ) -> Figure:                                 # the grid
     "Images with true (solid) and predicted (dashed) boxes, class and score, in the order of the names."
@@ -636,7 +656,8 @@ def plot_detections(
         if found is not None and found["scores"] is not None:
             by_score = np.argsort(-found["scores"], kind="stable")
             kept = by_score[:1] if top_only else by_score[found["scores"][by_score] >= score_threshold]
-            found = dict(boxes=found["boxes"][kept], labels=[found["labels"][k] for k in kept], scores=found["scores"][kept])
+            found = dict(boxes=found["boxes"][kept], labels=[found["labels"][k] for k in kept],
+                         scores=found["scores"][kept])
         if true is not None and len(true["boxes"]) > crowded:
             any_crowded = True
             alone = [_unpaired(true, found), np.array([]) if found is None else _unpaired(found, true)]
@@ -648,15 +669,16 @@ def plot_detections(
     titles = [name.rsplit("/", 1)[-1] for name in names] if titles is None else titles
     fig = image_grid([images[name] for name in names], titles=titles, gt=gt, pred=pred,
                      columns=columns or (2 if any_crowded else 4), cell=cell or (4.2 if any_crowded else 2.6),
-                     fontsize=fontsize - 1 if any_crowded else fontsize, linewidth=1.3 if any_crowded else None)
+                     fontsize=fontsize - 1 if any_crowded else fontsize,
+                     linewidth=1.3 if any_crowded else None)
     handles = _legend_lines(["truth", "prediction"])
     if any_crowded:
         handles.append(Line2D([], [], linestyle="None", label="text: errors in crowded images"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=2 if cell and cell * (columns or 1) < 5 else 3, frameon=False,
-               handlelength=3.2, fontsize=fontsize + 1)
+    fig.legend(handles=handles, loc="outside lower center", frameon=False,
+               ncols=1 if fig.get_figwidth() < 5 else 3, handlelength=3.2, fontsize=fontsize + 1)
     return fig
 
-# %% ../nbs/01_plots.ipynb #17ec4773
+# %% ../nbs/01_plots.ipynb #f4a6f8b3
 _PIPELINE = {  # part -> (text, column, row)
     "image": ("image", 0, 0), "features": ("feature\nmap", 1, 0), "rpn": ("RPN", 2, 0), "nms": ("NMS", 3, 0),
     "roi_pool": ("RoI\npool", 4, 0), "head": ("head", 5, 0), "detections": ("boxes,\nscores", 6, 0),
@@ -666,7 +688,7 @@ _PIPELINE = {  # part -> (text, column, row)
 # The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/01_plots.ipynb #b2c89d62
+# %% ../nbs/01_plots.ipynb #8b7e6ecd
 _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
     "plots": ("every picture is drawn here", []),
@@ -683,14 +705,15 @@ _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "roi_pool": ("feature maps + RoIs → 7 × 7 features", ["roi_pool"]),
     "head": ("RoI features → classes, boxes, losses", ["head", "head_loss", "detections"]),
     "faster_rcnn": ("the assembled detector", _FORWARD),
-    "fast_rcnn": ("given proposals → detections", ["features", "roi_pool", "head", "head_loss", "detections"]),
+    "fast_rcnn": ("given proposals → detections",
+                  ["features", "roi_pool", "head", "head_loss", "detections"]),
     "training": ("losses → trained weights", ["truth", "rpn_loss", "targets", "head_loss"]),
     "evaluation": ("detections + truth → numbers", ["detections", "truth", "metrics"]),
     "finetune": ("torchvision's detectors, same data", _FORWARD),
     "reports": ("parameters → a page of results", ["image", "truth", "detections", "metrics"]),
 }
 
-# %% ../nbs/01_plots.ipynb #c97276e3
+# %% ../nbs/01_plots.ipynb #76450157
 def pipeline_figure(
     stage: str | None = None,  # a stage like "nms" or "10_nms"; None: nothing is lit
 ) -> Figure:                   # 7 × 2 inches
@@ -702,7 +725,8 @@ def pipeline_figure(
     fig = plt.figure(figsize=(7, 2), dpi=100)
     ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 7), ylim=(0, 2))
     ax.set_axis_off()
-    ax.text(0.07, 1.97, caption if key is None else f"{stage}: {caption}", fontsize=13, va="top", weight="bold")
+    heading = caption if key is None else f"{stage}: {caption}"
+    ax.text(0.07, 1.97, heading, fontsize=13, va="top", weight="bold")
     middle, half_width, half_height = [1.22, 0.46], 0.41, 0.25
     line = dict(color="0.35", linewidth=1.3, shrinkA=0, shrinkB=0)
 
@@ -712,9 +736,11 @@ def pipeline_figure(
     for part, (text, column, row) in _PIPELINE.items():
         on = part in lit
         x, y = column + 0.5, middle[row]
-        ax.add_patch(FancyBboxPatch((x - half_width, y - half_height), 2 * half_width, 2 * half_height, zorder=3,
-                                    boxstyle="round,pad=0,rounding_size=0.08", facecolor="#003F5C" if on else "white",
-                                    edgecolor="#003F5C" if on else "0.45", linewidth=1.4, linestyle="-" if part in _FORWARD else (0, (3, 2))))
+        ax.add_patch(FancyBboxPatch(
+            (x - half_width, y - half_height), 2 * half_width, 2 * half_height, zorder=3,
+            boxstyle="round,pad=0,rounding_size=0.08", facecolor="#003F5C" if on else "white",
+            edgecolor="#003F5C" if on else "0.45", linewidth=1.4,
+            linestyle="-" if part in _FORWARD else (0, (3, 2))))
         ax.text(x, y, text, ha="center", va="center", fontsize=12.5, linespacing=0.95, zorder=4,
                 color="white" if on else "black", weight="bold" if on else "normal")
     for column in range(6):
@@ -722,11 +748,13 @@ def pipeline_figure(
     for column in (1, 2, 3, 5, 6):
         arrow(column + 0.5, middle[0] - half_height, column + 0.5, middle[1] + half_height)
     arrow(1.5 + half_width, middle[1], 2.5 - half_width, middle[1])          # anchors → RPN loss
-    arrow(1.5 + 0.6 * half_width, middle[1] + half_height, 2.5 - 0.6 * half_width, middle[0] - half_height)  # → RPN
+    arrow(1.5 + 0.6 * half_width, middle[1] + half_height,                   # anchors → RPN
+          2.5 - 0.6 * half_width, middle[0] - half_height)
     arrow(3.5 + half_width, middle[1], 5.5 - half_width, middle[1])          # targets → head loss
     arrow(4.5, middle[1], 4.5, middle[0] - half_height)                      # targets → RoI pool
     # One line under the lower row carries the true boxes to all that compare with them.
-    ax.plot([0.5, 0.5, 6.5], [middle[1] - half_height, 0.07, 0.07], color=line["color"], linewidth=line["linewidth"])
+    ax.plot([0.5, 0.5, 6.5], [middle[1] - half_height, 0.07, 0.07], color=line["color"],
+            linewidth=line["linewidth"])
     for column in (2, 3, 6):
         arrow(column + 0.5, 0.07, column + 0.5, middle[1] - half_height)
     return fig
