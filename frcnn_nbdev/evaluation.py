@@ -6,7 +6,7 @@
 __all__ = ['BACKGROUND', 'greedy_match', 'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval',
            'top_metrics', 'confusion', 'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #be8c6aba
+# %% ../nbs/17_evaluation.ipynb #4c02116b
 import numpy as np
 import pandas as pd
 import torch
@@ -15,20 +15,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torchvision.ops import box_iou
 
-# %% ../nbs/17_evaluation.ipynb #bc47d4d0
+# %% ../nbs/17_evaluation.ipynb #c969ab1f
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #597686ab
+# %% ../nbs/17_evaluation.ipynb #20336492
 BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #751041d3
+# %% ../nbs/17_evaluation.ipynb #71e25290
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
     return table[table[BOX_COLUMNS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #48561cbd
+# %% ../nbs/17_evaluation.ipynb #3f5514f1
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -48,7 +48,7 @@ def _check_table(
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, "
                          "or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #c91fde7f
+# %% ../nbs/17_evaluation.ipynb #b8319328
 def _check(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
@@ -81,7 +81,7 @@ def _check(
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
     return objects, detections, names
 
-# %% ../nbs/17_evaluation.ipynb #54b00122
+# %% ../nbs/17_evaluation.ipynb #eb781adc
 def greedy_match(
     iou: np.ndarray,             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float = 0.5,  # smallest IoU of a match
@@ -99,14 +99,14 @@ def greedy_match(
             free[:, column] = -1
     return matched
 
-# %% ../nbs/17_evaluation.ipynb #a2a0aabb
+# %% ../nbs/17_evaluation.ipynb #32a88da2
 def _xyxy(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
     return torch.as_tensor(table[BOX_COLUMNS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #3248d7cc
+# %% ../nbs/17_evaluation.ipynb #149f8c42
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -120,7 +120,7 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(_xyxy(pred), _xyxy(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #27df6b5d
+# %% ../nbs/17_evaluation.ipynb #086eda47
 def _mean_or_none(
     values: np.ndarray,  # any shape; -1 where undefined
 ) -> float | None:       # mean of the defined values
@@ -128,7 +128,7 @@ def _mean_or_none(
     values = values[values > -1]
     return float(values.mean()) if values.size else None
 
-# %% ../nbs/17_evaluation.ipynb #1ab4098d
+# %% ../nbs/17_evaluation.ipynb #2b94f827
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -164,7 +164,7 @@ def coco_metrics_from_coco(
                             for k, category in enumerate(params.catIds)}
     return metrics
 
-# %% ../nbs/17_evaluation.ipynb #e4af0849
+# %% ../nbs/17_evaluation.ipynb #8ba1bbf3
 def _coco_boxes(
     table: pd.DataFrame,        # rows with boxes
     image_ids: dict[str, int],  # image name -> number
@@ -178,7 +178,7 @@ def _coco_boxes(
             for number, (name, classname, box) in
             enumerate(zip(table["name"], table["classname"], boxes.tolist(), strict=True), start=1)]
 
-# %% ../nbs/17_evaluation.ipynb #f75732c3
+# %% ../nbs/17_evaluation.ipynb #4f24f366
 def coco_metrics(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
@@ -199,7 +199,7 @@ def coco_metrics(
         annotation["score"] = score
     return coco_metrics_from_coco(ground_truth, found, max_detections=max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #14ae74f4
+# %% ../nbs/17_evaluation.ipynb #8f24fde5
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -225,7 +225,7 @@ def top_detections(
                "pred_class", *[f"pred_{side}" for side in sides], "score", "iou", "correct"]
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../nbs/17_evaluation.ipynb #9d4876ec
+# %% ../nbs/17_evaluation.ipynb #e1b7797b
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -238,7 +238,7 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #8bd9ea73
+# %% ../nbs/17_evaluation.ipynb #54b1f5f4
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -252,7 +252,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #8ee633fd
+# %% ../nbs/17_evaluation.ipynb #48c9580e
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -267,7 +267,7 @@ def confusion(
         labels.append(BACKGROUND)
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #5313ad58
+# %% ../nbs/17_evaluation.ipynb #253deb36
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -292,7 +292,7 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #fada06e7
+# %% ../nbs/17_evaluation.ipynb #8275274b
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -315,7 +315,7 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #21760c5b
+# %% ../nbs/17_evaluation.ipynb #7a163c36
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
@@ -332,7 +332,7 @@ def worst_images(
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #b7bc8a03
+# %% ../nbs/17_evaluation.ipynb #2f1ad19e
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -343,7 +343,7 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #7a72c25e
+# %% ../nbs/17_evaluation.ipynb #b77b51e3
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score

@@ -7,7 +7,7 @@ __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxe
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
            'pipeline_figure']
 
-# %% ../nbs/01_plots.ipynb #9f07a6e5
+# %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
 import html
 import io
@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 from torchvision.ops import box_iou
 
-# %% ../nbs/01_plots.ipynb #087019fd
+# %% ../nbs/01_plots.ipynb #e43512b6
 def alt(
     fig: Figure | Axes,         # what the functions of this module return
     text: str,                  # what the figure shows, for readers who cannot see it
@@ -43,14 +43,14 @@ def alt(
     stream = io.BytesIO()
     # Without matplotlib's version in the file, and as small as PNG allows: figures live inside of notebooks.
     figure.savefig(stream, format="png", dpi=dpi or figure.dpi, metadata={"Software": None},
-                   pil_kwargs={"optimize": True})
+                   pil_kwargs={"optimize": True}, bbox_inches="tight", pad_inches=0.04)
     plt.close(figure)
     data = base64.b64encode(stream.getvalue()).decode()
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     display(HTML(f'<figure style="margin:0"><img src="data:image/png;base64,{data}" '
                  f'alt="{html.escape(text)}" style="max-width:100%;height:auto">{below}</figure>'))
 
-# %% ../nbs/01_plots.ipynb #aeaf8880
+# %% ../nbs/01_plots.ipynb #fa3c13fd
 STYLES = {
     "truth": dict(color="#00B36B", linestyle="-", linewidth=2.0, marker="None"),
     "positive": dict(color="#56B4E9", linestyle=(0, (7, 1.5, 1, 1.5)), linewidth=1.6, marker="+"),
@@ -59,7 +59,7 @@ STYLES = {
     "prediction": dict(color="#F5A300", linestyle=(0, (3.5, 1.5)), linewidth=2.0, marker="None"),
 }
 
-# %% ../nbs/01_plots.ipynb #13d5deaa
+# %% ../nbs/01_plots.ipynb #76820d1c
 def _style(
     role: str,  # a key of STYLES
 ) -> dict:      # its style
@@ -68,7 +68,7 @@ def _style(
         raise ValueError(f"the role {role!r} is unknown; use one of {', '.join(STYLES)}.")
     return STYLES[role]
 
-# %% ../nbs/01_plots.ipynb #8bfb79aa
+# %% ../nbs/01_plots.ipynb #b9c82023
 def _array(
     values,          # tensor, array, sequence or None
 ) -> np.ndarray:     # the same numbers
@@ -79,7 +79,7 @@ def _array(
         values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray([] if values is None else values)
 
-# %% ../nbs/01_plots.ipynb #50cd4e90
+# %% ../nbs/01_plots.ipynb #19be9c28
 def _boxes(
     boxes,           # (R, 4) xyxy, None or empty
 ) -> np.ndarray:     # (R, 4) float64
@@ -93,7 +93,7 @@ def _boxes(
         raise ValueError(f"boxes have the shape {boxes.shape}; give (R, 4) with x1 y1 x2 y2.")
     return boxes
 
-# %% ../nbs/01_plots.ipynb #ac3279ab
+# %% ../nbs/01_plots.ipynb #f6601e73
 def _picture(
     image,           # (C, H, W) tensor, (H, W) or (H, W, C) array
 ) -> np.ndarray:     # (H, W) or (H, W, 3), uint8 or float in [0, 1]
@@ -116,7 +116,7 @@ def _picture(
         picture = (picture - low) / (high - low if high > low else 1.0)
     return picture
 
-# %% ../nbs/01_plots.ipynb #56deb45f
+# %% ../nbs/01_plots.ipynb #fb7ba6f5
 def show_image(
     image,                     # (C, H, W) tensor, (H, W) or (H, W, C) array; float or uint8
     *,
@@ -137,7 +137,7 @@ def show_image(
         ax.set_title(title, fontsize=10)
     return ax
 
-# %% ../nbs/01_plots.ipynb #34de981f
+# %% ../nbs/01_plots.ipynb #f4cacf2e
 def _words(
     labels,                                     # class words or numbers, None
     class_names: Sequence[str] | None,          # names of classes 1, 2, …; or with background first
@@ -157,7 +157,7 @@ def _words(
                          f"there are {len(names) - 1} class names for labels from 1.")
     return [label if isinstance(label, str) else names[int(label)] for label in labels]
 
-# %% ../nbs/01_plots.ipynb #047a7011
+# %% ../nbs/01_plots.ipynb #07bfbda0
 def _draw_text(
     ax: Axes,              # axes with the image
     box: np.ndarray,       # (4,) xyxy
@@ -179,7 +179,7 @@ def _draw_text(
             bbox=dict(facecolor="white", alpha=0.85, pad=1.0, edgecolor=style["color"],
                       linestyle=style["linestyle"], linewidth=0.8))
 
-# %% ../nbs/01_plots.ipynb #a2396d27
+# %% ../nbs/01_plots.ipynb #bc41bc24
 def draw_boxes(
     ax: Axes,                                   # axes with the image
     boxes,                                      # (R, 4) xyxy, pixels; rows with NaN are left out
@@ -216,7 +216,7 @@ def draw_boxes(
             _draw_text(ax, box, text, role, fontsize)
     return ax
 
-# %% ../nbs/01_plots.ipynb #26348fb4
+# %% ../nbs/01_plots.ipynb #f81db8e7
 def _legend_lines(
     roles: Iterable[str],  # keys of STYLES
 ) -> list[Line2D]:         # one legend entry a role
@@ -224,7 +224,7 @@ def _legend_lines(
     return [Line2D([], [], label=role, color=STYLES[role]["color"], linestyle=STYLES[role]["linestyle"],
                    linewidth=STYLES[role]["linewidth"], marker=STYLES[role]["marker"]) for role in roles]
 
-# %% ../nbs/01_plots.ipynb #7bdd3f50
+# %% ../nbs/01_plots.ipynb #333c56d1
 def box_legend(
     roles: Sequence[str] = tuple(STYLES),  # which roles to explain
     *,
@@ -240,7 +240,7 @@ def box_legend(
               fontsize=10, columnspacing=1.4, borderpad=0)
     return ax
 
-# %% ../nbs/01_plots.ipynb #a4eedc30
+# %% ../nbs/01_plots.ipynb #94560641
 def show_boxes(
     image,                                     # (C, H, W) tensor, (H, W) or (H, W, C) array
     boxes=None,                                # (R, 4) xyxy in the style of `role`
@@ -273,7 +273,7 @@ def show_boxes(
         pred_boxes, scores = pred_boxes[kept], scores[kept]
     return draw_boxes(ax, pred_boxes, role="prediction", labels=words, scores=scores, **look)
 
-# %% ../nbs/01_plots.ipynb #f010b9a6
+# %% ../nbs/01_plots.ipynb #95d4b484
 def _parts(
     target,       # boxes, or a dict with boxes and perhaps labels and scores, or None
 ) -> tuple:       # boxes, labels, scores
@@ -282,7 +282,7 @@ def _parts(
         return target.get("boxes"), target.get("labels"), target.get("scores")
     return target, None, None
 
-# %% ../nbs/01_plots.ipynb #a2fa9e9f
+# %% ../nbs/01_plots.ipynb #93eb022c
 def _grid(
     count: int,          # pictures
     columns: int,        # at most so many side by side
@@ -299,7 +299,7 @@ def _grid(
         ax.set_axis_off()
     return fig, list(axes.flat[:count])
 
-# %% ../nbs/01_plots.ipynb #2463b6bb
+# %% ../nbs/01_plots.ipynb #1247b7b0
 def _ratio(
     images: Sequence,  # images
 ) -> float:            # height / width of a cell, between 0.4 and 2
@@ -307,7 +307,7 @@ def _ratio(
     shapes = [_picture(image).shape for image in images]
     return float(np.clip(np.median([height / width for height, width, *_ in shapes]), 0.4, 2.0))
 
-# %% ../nbs/01_plots.ipynb #2a8b59ae
+# %% ../nbs/01_plots.ipynb #c64a095c
 def image_grid(
     images: Sequence,                          # images, any sizes
     *,
@@ -338,20 +338,20 @@ def image_grid(
                    title=None if titles is None else titles[index])
     return fig
 
-# %% ../nbs/01_plots.ipynb #3789bb1e
+# %% ../nbs/01_plots.ipynb #9e542b83
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 _HATCHES = ["", "///", "...", "xxx"]
 _DASHES = ["-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1))]
 
-# %% ../nbs/01_plots.ipynb #14f263c3
+# %% ../nbs/01_plots.ipynb #eff9ba2a
 def _classes(
     table: pd.DataFrame,  # boxes table
 ) -> list[str]:           # class names, sorted, without the empty one
     "The classes that occur in a boxes table."
     return sorted(name for name in table["classname"].dropna().unique() if name != "")
 
-# %% ../nbs/01_plots.ipynb #0e2270e4
+# %% ../nbs/01_plots.ipynb #b8bf83cc
 def plot_counts(
     table: pd.DataFrame,        # boxes table, perhaps with split
     *,
@@ -387,7 +387,7 @@ def plot_counts(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #18a53f56
+# %% ../nbs/01_plots.ipynb #e54465c1
 def plot_box_sizes(
     table: pd.DataFrame,                        # boxes table; with image_size also width and height
     *,
@@ -420,7 +420,7 @@ def plot_box_sizes(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #9506fce7
+# %% ../nbs/01_plots.ipynb #1e40aef6
 def plot_anchors(
     image,                      # (C, H, W) tensor, (H, W) or (H, W, C) array
     anchors,                    # (A, 4) xyxy, drawn thin and grey
@@ -453,7 +453,7 @@ def plot_anchors(
     ax.set_ylim(corners[:, 3].max() + 1, corners[:, 1].min() - 1)
     return ax
 
-# %% ../nbs/01_plots.ipynb #ebcaa5ce
+# %% ../nbs/01_plots.ipynb #076ab12d
 def plot_recall(
     best_ious: Mapping[str, Sequence[float]],   # name of a set -> best IoU of every true box
     *,
@@ -482,11 +482,11 @@ def plot_recall(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #6f990e6a
+# %% ../nbs/01_plots.ipynb #c324f5f8
 _LOSSES = {"loss": "sum of the four", "loss_objectness": "RPN: objectness", "loss_rpn_box_reg": "RPN: box",
            "loss_classifier": "head: class", "loss_box_reg": "head: box"}
 
-# %% ../nbs/01_plots.ipynb #43b4ae9a
+# %% ../nbs/01_plots.ipynb #fe806ccf
 def _curve(
     ax: Axes,                # where
     history: pd.DataFrame,   # with epoch
@@ -500,7 +500,7 @@ def _curve(
             linestyle=_DASHES[number % len(_DASHES)], linewidth=1.8, markersize=4, label=label,
             marker=_MARKERS[number % len(_MARKERS)] if len(rows) <= 30 else "None")
 
-# %% ../nbs/01_plots.ipynb #da9b9278
+# %% ../nbs/01_plots.ipynb #fcf00340
 def plot_losses(
     history: pd.DataFrame,                    # columns epoch, train_<loss>, val_<loss>; one row an epoch
     *,
@@ -536,7 +536,7 @@ def plot_losses(
                     handlelength=3)
     return fig
 
-# %% ../nbs/01_plots.ipynb #3233c72c
+# %% ../nbs/01_plots.ipynb #d4ddfdf6
 def plot_metric(
     history: pd.DataFrame,      # with epoch
     columns: Sequence[str],     # what to draw, for example ["val_AP", "val_AP50"]
@@ -569,7 +569,7 @@ def plot_metric(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #e4e94cc0
+# %% ../nbs/01_plots.ipynb #feb76e52
 def plot_confusion(
     matrix,                     # (C, C) or (C + 1, C + 1) counts, background last
     classes: Sequence[str],     # class names without background
@@ -603,7 +603,7 @@ def plot_confusion(
         ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/01_plots.ipynb #7d77521e
+# %% ../nbs/01_plots.ipynb #31e7c277
 def _rows_of(
     table: pd.DataFrame | None,  # boxes table, perhaps with score
     name: str,                   # image
@@ -616,7 +616,7 @@ def _rows_of(
                 labels=rows["classname"].tolist(),
                 scores=rows["score"].to_numpy(float) if "score" in rows else None)
 
-# %% ../nbs/01_plots.ipynb #a415e6d9
+# %% ../nbs/01_plots.ipynb #5d59cf17
 def _unpaired(
     mine: dict,            # boxes (R, 4) and labels
     other: dict | None,    # the same of the other side
@@ -628,7 +628,7 @@ def _unpaired(
     same = np.array(mine["labels"], dtype=object)[:, None] == np.array(other["labels"], dtype=object)[None]
     return ~((iou >= 0.5) & same).any(axis=1)
 
-# %% ../nbs/01_plots.ipynb #ed102d67
+# %% ../nbs/01_plots.ipynb #98eb0910
 def plot_detections(
     images: Mapping | Sequence,              # name -> image, or one image for each name
     truth: pd.DataFrame,                     # boxes table, in pixels of the images
@@ -678,7 +678,7 @@ def plot_detections(
                ncols=1 if fig.get_figwidth() < 5 else 3, handlelength=3.2, fontsize=fontsize + 1)
     return fig
 
-# %% ../nbs/01_plots.ipynb #f4a6f8b3
+# %% ../nbs/01_plots.ipynb #750a7c12
 _PIPELINE = {  # part -> (text, column, row)
     "image": ("image", 0, 0), "features": ("feature\nmap", 1, 0), "rpn": ("RPN", 2, 0), "nms": ("NMS", 3, 0),
     "roi_pool": ("RoI\npool", 4, 0), "head": ("head", 5, 0), "detections": ("boxes,\nscores", 6, 0),
@@ -688,7 +688,7 @@ _PIPELINE = {  # part -> (text, column, row)
 # The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/01_plots.ipynb #8b7e6ecd
+# %% ../nbs/01_plots.ipynb #5c3499cd
 _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
     "plots": ("every picture is drawn here", []),
@@ -713,7 +713,7 @@ _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "reports": ("parameters → a page of results", ["image", "truth", "detections", "metrics"]),
 }
 
-# %% ../nbs/01_plots.ipynb #76450157
+# %% ../nbs/01_plots.ipynb #138cc02d
 def pipeline_figure(
     stage: str | None = None,  # a stage like "nms" or "10_nms"; None: nothing is lit
 ) -> Figure:                   # 7 × 2 inches
