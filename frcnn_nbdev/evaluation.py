@@ -6,7 +6,7 @@
 __all__ = ['BACKGROUND', 'greedy_match', 'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval',
            'top_metrics', 'confusion', 'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #44331d41
+# %% ../nbs/17_evaluation.ipynb #4c02116b
 import numpy as np
 import pandas as pd
 import torch
@@ -15,20 +15,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torchvision.ops import box_iou
 
-# %% ../nbs/17_evaluation.ipynb #124d6a80
+# %% ../nbs/17_evaluation.ipynb #c969ab1f
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #df65fc06
+# %% ../nbs/17_evaluation.ipynb #20336492
 BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #f6dbdd16
+# %% ../nbs/17_evaluation.ipynb #71e25290
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
     return table[table[BOX_COLUMNS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #c0c84b4f
+# %% ../nbs/17_evaluation.ipynb #3f5514f1
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -45,9 +45,10 @@ def _check_table(
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"{what} row {row} ({table['name'].iloc[row]}) has the box x1 y1 x2 y2 = "
-                         f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, or leave all empty.")
+                         f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, "
+                         "or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #817077f3
+# %% ../nbs/17_evaluation.ipynb #b8319328
 def _check(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
@@ -63,15 +64,16 @@ def _check(
         raise ValueError("the truth table has no row; it needs at least one row for every image.")
     unknown = predictions.loc[~predictions["name"].isin(names), "name"]
     if len(unknown):
-        raise ValueError(f"the predictions name the image {unknown.iloc[0]!r}, which the truth table does not have; "
-                         "add a row for it (with an empty box if it has no object) or check the split.")
+        raise ValueError(f"the predictions name the image {unknown.iloc[0]!r}, which the truth table "
+                         "does not have; add a row for it (with an empty box if it has no object) or check the split.")
     objects, detections = _objects(truth), _objects(predictions)
     if detections["score"].isna().any():
         row = detections[detections["score"].isna()].iloc[0]
         raise ValueError(f"a prediction for {row['name']} has no score; every prediction needs a number.")
     if classes is not None:
         if BACKGROUND in classes or len(set(classes)) != len(list(classes)):
-            raise ValueError(f"classes is {list(classes)}; name every class once and leave {BACKGROUND!r} out.")
+            raise ValueError(f"classes is {list(classes)}; name every class once "
+                             f"and leave {BACKGROUND!r} out.")
         for what, table in [("truth", objects), ("predictions", detections)]:
             wrong = table.loc[~table["classname"].isin(list(classes)), ["name", "classname"]]
             if len(wrong):
@@ -79,12 +81,12 @@ def _check(
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
     return objects, detections, names
 
-# %% ../nbs/17_evaluation.ipynb #5759bddf
+# %% ../nbs/17_evaluation.ipynb #eb781adc
 def greedy_match(
     iou: np.ndarray,             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float = 0.5,  # smallest IoU of a match
 ) -> np.ndarray:                 # (P,) index of the matched column, or -1
-    "Each row takes the free column with the largest IoU, if that reaches the threshold; a tie takes the first."
+    "Each row takes the free column with the largest IoU if it reaches the threshold; ties take the first."
     matched = np.full(iou.shape[0], -1)
     if iou.size == 0:
         return matched
@@ -97,14 +99,14 @@ def greedy_match(
             free[:, column] = -1
     return matched
 
-# %% ../nbs/17_evaluation.ipynb #bcfe7192
+# %% ../nbs/17_evaluation.ipynb #32a88da2
 def _xyxy(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
     return torch.as_tensor(table[BOX_COLUMNS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #d01a09ff
+# %% ../nbs/17_evaluation.ipynb #149f8c42
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -118,7 +120,7 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(_xyxy(pred), _xyxy(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #c2816e8a
+# %% ../nbs/17_evaluation.ipynb #086eda47
 def _mean_or_none(
     values: np.ndarray,  # any shape; -1 where undefined
 ) -> float | None:       # mean of the defined values
@@ -126,7 +128,7 @@ def _mean_or_none(
     values = values[values > -1]
     return float(values.mean()) if values.size else None
 
-# %% ../nbs/17_evaluation.ipynb #94905aa8
+# %% ../nbs/17_evaluation.ipynb #2b94f827
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -162,7 +164,7 @@ def coco_metrics_from_coco(
                             for k, category in enumerate(params.catIds)}
     return metrics
 
-# %% ../nbs/17_evaluation.ipynb #b4155aef
+# %% ../nbs/17_evaluation.ipynb #8ba1bbf3
 def _coco_boxes(
     table: pd.DataFrame,        # rows with boxes
     image_ids: dict[str, int],  # image name -> number
@@ -176,7 +178,7 @@ def _coco_boxes(
             for number, (name, classname, box) in
             enumerate(zip(table["name"], table["classname"], boxes.tolist(), strict=True), start=1)]
 
-# %% ../nbs/17_evaluation.ipynb #6d009096
+# %% ../nbs/17_evaluation.ipynb #4f24f366
 def coco_metrics(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
@@ -197,15 +199,16 @@ def coco_metrics(
         annotation["score"] = score
     return coco_metrics_from_coco(ground_truth, found, max_detections=max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #bc6cf47c
+# %% ../nbs/17_evaluation.ipynb #8f24fde5
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
-) -> pd.DataFrame:                     # one row an image: name, gt_class, gt_x1 …, pred_class, pred_x1 …, score, iou, correct
+) -> pd.DataFrame:                     # one row an image, columns as below
     """The highest-scoring detection of every image, beside the true box that it overlaps best.
 
     A tie of scores takes the first row. An image without detection is predicted "background" with IoU 0;
-    an image without object has the true class "background" and an undefined IoU."""
+    an image without object has the true class "background" and an undefined IoU.
+    Columns: name, gt_class, gt_x1 … gt_y2, pred_class, pred_x1 … pred_y2, score, iou, correct."""
     objects, detections, names = _check(truth, predictions)
     sides, nowhere = ["x1", "x2", "y1", "y2"], [float("nan")] * 4
     rows = []
@@ -216,11 +219,13 @@ def top_detections(
         overlap = float("nan") if not len(gt) else float(iou[0, best]) if len(pred) else 0.0
         rows.append([name, gt_class, *(gt[sides].iloc[best] if len(gt) else nowhere),
                      pred_class, *(pred[sides].iloc[0] if len(pred) else nowhere),
-                     float(pred["score"].iloc[0]) if len(pred) else float("nan"), overlap, gt_class == pred_class])
-    return pd.DataFrame(rows, columns=["name", "gt_class", *[f"gt_{side}" for side in sides],
-                                       "pred_class", *[f"pred_{side}" for side in sides], "score", "iou", "correct"])
+                     float(pred["score"].iloc[0]) if len(pred) else float("nan"), overlap,
+                     gt_class == pred_class])
+    columns = ["name", "gt_class", *[f"gt_{side}" for side in sides],
+               "pred_class", *[f"pred_{side}" for side in sides], "score", "iou", "correct"]
+    return pd.DataFrame(rows, columns=columns)
 
-# %% ../nbs/17_evaluation.ipynb #d28602c6
+# %% ../nbs/17_evaluation.ipynb #e1b7797b
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -228,11 +233,12 @@ def wilson_interval(
 ) -> tuple[float, float]:      # lower and upper end, inside [0, 1]
     "Wilson's score interval of a proportion."
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is no proportion; give at least one answer and 0 <= successes <= n.")
+        raise ValueError(f"{successes} of {n} is no proportion; "
+                         "give at least one answer and 0 <= successes <= n.")
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #2106eac4
+# %% ../nbs/17_evaluation.ipynb #54b1f5f4
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -246,7 +252,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #fcd75b00
+# %% ../nbs/17_evaluation.ipynb #48c9580e
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -261,7 +267,7 @@ def confusion(
         labels.append(BACKGROUND)
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #9090a476
+# %% ../nbs/17_evaluation.ipynb #253deb36
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -286,15 +292,15 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #04726286
+# %% ../nbs/17_evaluation.ipynb #8275274b
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
     *,
     iou_threshold: float = 0.5,        # smallest IoU of a match
     score_threshold: float = 0.5,      # detections below it do not count
-) -> pd.DataFrame:                     # name, tp, fp, fn, precision, recall, f1, mean_iou; the worst image first
-    "How well each image's objects are found; mean_iou counts a missed object as 0, and is NaN without objects."
+) -> pd.DataFrame:                     # name tp fp fn precision recall f1 mean_iou; the worst image first
+    "How well each image's objects are found; mean_iou counts a missed object as 0, NaN without objects."
     objects, detections, names = _check(truth, predictions)
     detections = detections[detections["score"] >= score_threshold]
     rows = []
@@ -309,22 +315,24 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #6c56c87e
+# %% ../nbs/17_evaluation.ipynb #7a163c36
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
 ) -> pd.DataFrame:            # the first n rows, the worst image first
     """Images ordered for a look at the errors; equal ones by name.
 
-    Of top detections: wrong class first, then small IoU. Of image scores: small F1 first, then small mean IoU."""
+    Of top detections: wrong class first, then small IoU.
+    Of image scores: small F1 first, then small mean IoU."""
     keys = ["f1", "mean_iou"] if "f1" in per_image.columns else ["correct", "iou"]
     missing = [key for key in [*keys, "name"] if key not in per_image.columns]
     if missing:
-        raise ValueError(f"the table has no column {missing[0]!r}; give the one from image_scores or top_detections.")
+        raise ValueError(f"the table has no column {missing[0]!r}; "
+                         "give the one from image_scores or top_detections.")
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #2992beaf
+# %% ../nbs/17_evaluation.ipynb #2f1ad19e
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -335,12 +343,12 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #6a970035
+# %% ../nbs/17_evaluation.ipynb #b77b51e3
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
     classes: list[str],                # class names without background
-) -> dict:                             # AP … AR100, per_class, accuracy, accuracy_low, accuracy_high, mean_iou, images, objects
+) -> dict:                             # coco_metrics and top_metrics together, and objects
     "All numbers of one split for metrics.json: plain floats of six decimals, None where undefined."
     metrics = coco_metrics(truth, predictions, classes)
     per_class = metrics.pop("per_class")
