@@ -13,7 +13,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
-from torchvision.ops import box_iou
+from .iou import box_iou
 
 # %% ../nbs/17_evaluation.ipynb #c969ab1f
 BACKGROUND = "background"

@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
-from torchvision.ops import box_iou
+from .iou import box_iou
 
 # %% ../nbs/01_plots.ipynb #e43512b6
 def alt(
