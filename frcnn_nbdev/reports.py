@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
-           'check_parameters', 'Run', 'write_json', 'environment', 'start_run', 'open_data', 'open_splits', 'box_sizes',
-           'report_anchors', 'report_model', 'best_anchor_ious', 'torchvision_twin', 'train_model', 'split_table',
-           'predict_split', 'as_html', 'write_page', 'ReportError', 'free_folder', 'unfinished', 'run_report',
-           'describe', 'frcnn_report', 'shell_parameters', 'sample_images', 'original_images', 'many_objects',
-           'worst_first', 'headline', 'accuracy_sentence', 'side_by_side']
+           'check_parameters', 'Run', 'write_json', 'environment', 'start_run', 'open_data', 'open_splits',
+           'split_table', 'box_sizes', 'report_anchors', 'report_model', 'best_anchor_ious', 'torchvision_twin',
+           'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
+           'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError', 'free_folder', 'unfinished',
+           'run_report', 'describe', 'shell_parameters', 'frcnn_report']
 
-# %% ../nbs/19_reports.ipynb #5573e932
+# %% ../nbs/19_reports.ipynb #917b28d3
 import argparse
 import ast
 import difflib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -50,21 +51,21 @@ from .phantom import write_phantom
 from .plots import alt
 from .training import Training, fit, validate
 
-# %% ../nbs/19_reports.ipynb #0974709a
+# %% ../nbs/19_reports.ipynb #baabbc40
 def report_folder() -> Path:
     "Where the report notebooks are: beside the installed library, or in the repository."
-    package = Path(__file__).parent
+    package = Path(importlib.util.find_spec("frcnn_nbdev").origin).parent
     for folder in (package / "report_notebooks", package.parent / "reports"):
         if list(folder.glob("*.ipynb")):
             return folder
     raise FileNotFoundError("the report notebooks are missing: install frcnn_nbdev again")
 
-# %% ../nbs/19_reports.ipynb #fa4813e6
+# %% ../nbs/19_reports.ipynb #3a451d52
 def report_names() -> list[str]:
     "Names of the reports that can be run."
     return sorted(p.stem for p in report_folder().glob("*.ipynb"))
 
-# %% ../nbs/19_reports.ipynb #2a815a97
+# %% ../nbs/19_reports.ipynb #33421a8d
 def report_path(
     report: str,   # a name such as "train"
 ) -> Path:
@@ -73,7 +74,7 @@ def report_path(
         raise ValueError(f"there is no report {report!r}: the reports are {', '.join(report_names())}")
     return report_folder() / f"{report}.ipynb"
 
-# %% ../nbs/19_reports.ipynb #34eb575f
+# %% ../nbs/19_reports.ipynb #99aac4db
 @dataclass
 class Parameter:
     "A parameter as a report's `parameters` cell declares it."
@@ -82,7 +83,7 @@ class Parameter:
     default: object
     help: str
 
-# %% ../nbs/19_reports.ipynb #173a81a0
+# %% ../nbs/19_reports.ipynb #45c53d19
 def declared_parameters(
     report: str,
 ) -> dict[str, Parameter]:
@@ -91,7 +92,7 @@ def declared_parameters(
     return {name: Parameter(name, p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"].strip())
             for name, p in found.items()}
 
-# %% ../nbs/19_reports.ipynb #fdeb61a0
+# %% ../nbs/19_reports.ipynb #7d8fadc1
 def parse_value(
     text: str,                # as typed in a shell
     parameter: Parameter,
@@ -105,7 +106,7 @@ def parse_value(
         raise ValueError(f"parameter {parameter.name!r} is {text!r} but must be of type {parameter.type}: "
                          f"for example {parameter.default!r}") from None
 
-# %% ../nbs/19_reports.ipynb #bf350c51
+# %% ../nbs/19_reports.ipynb #c8e28ce6
 def check_parameters(
     report: str,
     params: dict[str, object],
@@ -127,7 +128,7 @@ def check_parameters(
         checked[name] = float(value) if kind == "float" else value
     return checked
 
-# %% ../nbs/19_reports.ipynb #a2d13cdb
+# %% ../nbs/19_reports.ipynb #39a36c7d
 @dataclass
 class Run:
     "A report in progress: where its files go, and what is known of it. `start_run` makes one."
@@ -164,7 +165,7 @@ class Run:
         write_json(self.times, self.folder / "times.json")
         write_json(metrics, self.folder / "metrics.json")
 
-# %% ../nbs/19_reports.ipynb #d9313f18
+# %% ../nbs/19_reports.ipynb #64d853f2
 def write_json(
     content: object,
     path: str | Path,
@@ -175,7 +176,7 @@ def write_json(
     partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
-# %% ../nbs/19_reports.ipynb #22096f7f
+# %% ../nbs/19_reports.ipynb #04dd0fca
 def environment() -> dict[str, object]:
     "What a run depends on besides its parameters: versions, processor, commit. No paths."
     packages = ("frcnn_nbdev", "torch", "torchvision", "accelerate", "numpy", "opencv-python-headless", "pandas",
@@ -186,12 +187,12 @@ def environment() -> dict[str, object]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=report_folder(), capture_output=True, text=True)
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
             "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
             "packages": versions, "commit": commit.stdout.strip() if commit.returncode == 0 else None}
 
-# %% ../nbs/19_reports.ipynb #e386fc24
+# %% ../nbs/19_reports.ipynb #ea9b1362
 def start_run(
     report: str,
     variables: dict[str, object],   # the notebook's globals(): its parameters are picked from there
@@ -208,7 +209,7 @@ def start_run(
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
     return Run(report, folder, params)
 
-# %% ../nbs/19_reports.ipynb #0835df0b
+# %% ../nbs/19_reports.ipynb #5228e340
 def open_data(
     run: Run,
     *,
@@ -230,10 +231,12 @@ def open_data(
     write_json(facts, run.folder / "environment.json")
     return data
 
-# %% ../nbs/19_reports.ipynb #0fcc47ce
+# %% ../nbs/19_reports.ipynb #4cedb261
 def open_splits(
     run: Run,
     data: DetectionData,
+    *,
+    progress: bool = True,
 ) -> dict[str, BoxesDataset]:     # "train", "val", "test"
     "The three data sets at the size that the run's parameters ask for, decoded into memory."
     p, splits = run.params, {}
@@ -242,10 +245,17 @@ def open_splits(
         splits[split] = BoxesDataset(data, split, image_size=p["image_size"], resize=p["resize"], transforms=augment)
         if not len(splits[split]):
             raise ValueError(f"the data set has no {split} images: label more, or give splits in the folder")
-        splits[split].preload(progress=True)
+        splits[split].preload(progress)
     return splits
 
-# %% ../nbs/19_reports.ipynb #f9f98529
+# %% ../nbs/19_reports.ipynb #669817cf
+def split_table(
+    dataset: BoxesDataset,
+) -> pd.DataFrame:
+    "The true boxes of a data set's split, in original pixels."
+    return dataset.data.table[dataset.data.table["split"] == dataset.split]
+
+# %% ../nbs/19_reports.ipynb #cc6a20e7
 def box_sizes(
     dataset: BoxesDataset,
 ) -> np.ndarray:               # (R, 2) width, height, pixels of the network's input
@@ -257,7 +267,7 @@ def box_sizes(
     size = np.stack((rows["x2"] - rows["x1"], rows["y2"] - rows["y1"]), axis=1).astype(float)
     return size * scale
 
-# %% ../nbs/19_reports.ipynb #9e00c269
+# %% ../nbs/19_reports.ipynb #9a2539cc
 def report_anchors(
     run: Run,
     dataset: BoxesDataset,    # the training images
@@ -267,7 +277,7 @@ def report_anchors(
     k = min(run.params["anchors"], len(np.unique(sizes, axis=0)))
     return fit_anchors(sizes, k, seed=run.params["seed"])
 
-# %% ../nbs/19_reports.ipynb #403e47b2
+# %% ../nbs/19_reports.ipynb #da3fad88
 def report_model(
     run: Run,
     data: DetectionData,
@@ -281,7 +291,7 @@ def report_model(
     return compact_faster_rcnn(p["backbone"], len(data.classes) + 1, anchors_from_sizes(anchor_sizes),
                                weights=p["weights"] or None, rois_per_image=p["rois"])
 
-# %% ../nbs/19_reports.ipynb #ff5db1e5
+# %% ../nbs/19_reports.ipynb #7db68060
 @torch.no_grad()
 def best_anchor_ious(
     model: nn.Module,                # its backbone tells how large the maps are
@@ -301,7 +311,7 @@ def best_anchor_ious(
             best.append(box_iou(target["boxes"], anchors).max(dim=1).values)
     return torch.cat(best).numpy()
 
-# %% ../nbs/19_reports.ipynb #7a741fc7
+# %% ../nbs/19_reports.ipynb #91072e2e
 def torchvision_twin(
     model: nn.Module,              # made by `compact_faster_rcnn`
     image: Tensor,                 # (3, H, W), an image as the model gets it
@@ -328,7 +338,7 @@ def torchvision_twin(
     twin.load_state_dict(model.state_dict(), strict=True)
     return twin
 
-# %% ../nbs/19_reports.ipynb #d950ad95
+# %% ../nbs/19_reports.ipynb #654090f8
 def train_model(
     run: Run,
     model: nn.Module,
@@ -351,14 +361,7 @@ def train_model(
                device=p["device"], precision=p["precision"], metrics=metrics, validate_every=p["validate_every"],
                checkpoint=run.folder / checkpoint if checkpoint else None, name_of=splits["train"].name)
 
-# %% ../nbs/19_reports.ipynb #5b343eb6
-def split_table(
-    dataset: BoxesDataset,
-) -> pd.DataFrame:
-    "The true boxes of a data set's split, in original pixels."
-    return dataset.data.table[dataset.data.table["split"] == dataset.split]
-
-# %% ../nbs/19_reports.ipynb #5a895a70
+# %% ../nbs/19_reports.ipynb #dc1c7e72
 def predict_split(
     run: Run,
     model: nn.Module,
@@ -369,7 +372,7 @@ def predict_split(
                              description=dataset.split, progress=True)
     return predictions_table(dataset, detections, dataset.data.classes)
 
-# %% ../nbs/19_reports.ipynb #6e9941b4
+# %% ../nbs/19_reports.ipynb #f0a641bd
 def as_html(
     table: pd.DataFrame,
     caption: str,
@@ -380,7 +383,76 @@ def as_html(
     shown = table.to_html(index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format, na_rep="–")
     display(HTML(f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"))
 
-# %% ../nbs/19_reports.ipynb #ea06b8c1
+# %% ../nbs/19_reports.ipynb #e5b0a4f4
+def sample_images(
+    dataset: BoxesDataset,
+    n: int,
+    *,
+    seed: int = 0,
+) -> dict[str, list]:      # arguments of `plots.image_grid`: images, gt, titles
+    "Some images of a data set, with augmentation as the network sees them."
+    torch.manual_seed(seed)
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
+    items = [dataset[int(i)] for i in chosen]
+    return {"images": [image for image, _ in items], "gt": [target for _, target in items]}
+
+# %% ../nbs/19_reports.ipynb #29580395
+def original_images(
+    dataset: BoxesDataset,
+    names: list[str],
+) -> dict[str, np.ndarray]:      # name → (H, W) or (H, W, 3) uint8
+    "Images of a data set as they are on disk."
+    root = dataset.data.root
+    return {name: read_image(root / name, root=root) for name in names}
+
+# %% ../nbs/19_reports.ipynb #494bc283
+def many_objects(
+    truth: pd.DataFrame,
+) -> bool:
+    "Whether some image has more than one true box."
+    return bool(truth["x1"].notna().groupby(truth["name"]).sum().max() > 1)
+
+# %% ../nbs/19_reports.ipynb #9eac0e42
+def worst_first(
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    n: int,
+) -> list[str]:
+    "Names of the worst images: by the one-object protocol, or by F1 where images have many objects."
+    scores = image_scores(truth, predictions) if many_objects(truth) else top_detections(truth, predictions)
+    return worst_images(scores, n)["name"].tolist()
+
+# %% ../nbs/19_reports.ipynb #de244360
+def headline(
+    metrics: dict[str, dict],
+) -> pd.DataFrame:          # a row a split
+    "The numbers that are read first."
+    columns = ("images", "accuracy", "mean_iou", "AP", "AP50", "AP75")
+    return pd.DataFrame([{"split": split} | {c: metrics[split][c] for c in columns} for split in ("test", "val")])
+
+# %% ../nbs/19_reports.ipynb #6730ae98
+def accuracy_sentence(
+    metrics: dict[str, object],   # of a split
+) -> str:
+    "Accuracy with its interval, in words."
+    return (f"Accuracy {metrics['accuracy']:.1%} of {metrics['images']} images "
+            f"(95 % Wilson interval {metrics['accuracy_low']:.1%} to {metrics['accuracy_high']:.1%}).")
+
+# %% ../nbs/19_reports.ipynb #d24ff4f5
+def side_by_side(
+    metrics: dict[str, dict],
+    ours: Training,
+    twin: Training,
+) -> pd.DataFrame:          # a row a detector
+    "Our detector and torchvision's after the same steps."
+    columns = ("accuracy", "mean_iou", "AP", "AP50", "AP75")
+    rows = []
+    for name, found, training in (("frcnn_nbdev", metrics["test"], ours), ("torchvision", metrics["baseline"]["test"], twin)):
+        rows.append({"detector": name} | {c: found[c] for c in columns} |
+                    {"steps": training.steps, "training s": training.times["train_seconds"].sum(), "with validation s": training.seconds})
+    return pd.DataFrame(rows)
+
+# %% ../nbs/19_reports.ipynb #0afe384f
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {% block input_group %}
@@ -395,7 +467,7 @@ figcaption { font-weight: 600; margin: .5rem 0; }
 </style>{% endblock html_head_css %}
 """
 
-# %% ../nbs/19_reports.ipynb #2dca494b
+# %% ../nbs/19_reports.ipynb #d1e9d96f
 def write_page(
     notebook: str | Path,      # an executed report
     page: str | Path,          # .html
@@ -409,11 +481,11 @@ def write_page(
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), {"metadata": {"name": title}})
     Path(page).write_text(body, encoding="utf-8")
 
-# %% ../nbs/19_reports.ipynb #413ca704
+# %% ../nbs/19_reports.ipynb #b5770c65
 class ReportError(Exception):
     "A report that stopped, with the sentence that says why."
 
-# %% ../nbs/19_reports.ipynb #1daad9ae
+# %% ../nbs/19_reports.ipynb #a0fb1d75
 def free_folder(
     out: Path,
 ) -> Path:
@@ -424,14 +496,14 @@ def free_folder(
         folder = out.with_name(f"{out.name}-{number}")
     return folder
 
-# %% ../nbs/19_reports.ipynb #51e989cc
+# %% ../nbs/19_reports.ipynb #e3778d8d
 def unfinished(
     folder: Path,
 ) -> Path:
     "Where a run is kept until it is whole."
     return folder.with_name(folder.name + ".unfinished")
 
-# %% ../nbs/19_reports.ipynb #779029c5
+# %% ../nbs/19_reports.ipynb #e3e946fb
 def run_report(
     report: str,                           # a name such as "train"
     params: dict[str, object] | None = None,   # only those that differ from the defaults
@@ -447,6 +519,8 @@ def run_report(
     params = check_parameters(report, dict(params or {}))
     if "out" in params:
         raise ValueError("the run folder is an argument of its own: give `out` to run_report, or --name to frcnn_report")
+    if params.get("data", "phantom") != "phantom" and not Path(params["data"]).exists():
+        raise FileNotFoundError(f"the data folder {params['data']!r} does not exist: give the path of a labelled folder")
     if out is None:
         out = free_folder(Path("reports/runs" if Path("reports").is_dir() else "runs") / report)
     out = Path(out)
@@ -468,7 +542,7 @@ def run_report(
     os.replace(work, out)
     return out
 
-# %% ../nbs/19_reports.ipynb #13ed61fe
+# %% ../nbs/19_reports.ipynb #20f97035
 def describe(
     report: str,
 ) -> str:
@@ -479,7 +553,30 @@ def describe(
             lines.append(f"  {p.name:<15} {p.type:<6} {p.default!r:<14} {p.help}")
     return "\n".join(lines)
 
-# %% ../nbs/19_reports.ipynb #67192abd
+# %% ../nbs/19_reports.ipynb #52cdaaf2
+def shell_parameters(
+    args: argparse.Namespace,
+) -> dict[str, object]:
+    "Parameters from -f, DATA and -p, the later ones winning, each of its declared type."
+    declared = declared_parameters(args.report)
+    params = {}
+    if args.file is not None:
+        try:
+            params = yaml.safe_load(Path(args.file).read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{args.file} is not YAML: {str(error).splitlines()[0]}") from None
+        if not isinstance(params, dict):
+            raise ValueError(f"{args.file} holds no `name: value` lines: give parameters as YAML")
+        # YAML 1.1 reads 1e-3 as a text: where a number is declared, the text is parsed as one.
+        params = {k: parse_value(v, declared[k]) if isinstance(v, str) and k in declared else v
+                  for k, v in params.items()}
+    if args.data is not None:
+        params["data"] = args.data
+    for name, text in args.pairs:
+        params[name] = parse_value(text, declared[name]) if name in declared else text
+    return check_parameters(args.report, params)
+
+# %% ../nbs/19_reports.ipynb #e6ae53ff
 def frcnn_report(
     argv: list[str] | None = None,   # None: the command line
 ) -> None:
@@ -514,95 +611,3 @@ def frcnn_report(
         print(f"frcnn_report: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"frcnn_report: done in {time.perf_counter() - start:.0f} s; open {folder / 'report.html'}")
-
-# %% ../nbs/19_reports.ipynb #066bb010
-def shell_parameters(
-    args: argparse.Namespace,
-) -> dict[str, object]:
-    "Parameters from -f, DATA and -p, the later ones winning, each of its declared type."
-    declared = declared_parameters(args.report)
-    params = {}
-    if args.file is not None:
-        try:
-            params = yaml.safe_load(Path(args.file).read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{args.file} is not YAML: {str(error).splitlines()[0]}") from None
-        if not isinstance(params, dict):
-            raise ValueError(f"{args.file} holds no `name: value` lines: give parameters as YAML")
-        # YAML 1.1 reads 1e-3 as a text: where a number is declared, the text is parsed as one.
-        params = {k: parse_value(v, declared[k]) if isinstance(v, str) and k in declared else v
-                  for k, v in params.items()}
-    if args.data is not None:
-        params["data"] = args.data
-    for name, text in args.pairs:
-        params[name] = parse_value(text, declared[name]) if name in declared else text
-    return check_parameters(args.report, params)
-
-# %% ../nbs/19_reports.ipynb #80e38b72
-def sample_images(
-    dataset: BoxesDataset,
-    n: int,
-    *,
-    seed: int = 0,
-) -> dict[str, list]:      # arguments of `plots.image_grid`: images, gt, titles
-    "Some images of a data set, with augmentation as the network sees them."
-    torch.manual_seed(seed)
-    chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
-    items = [dataset[int(i)] for i in chosen]
-    return {"images": [image for image, _ in items], "gt": [target for _, target in items]}
-
-# %% ../nbs/19_reports.ipynb #3bb30819
-def original_images(
-    dataset: BoxesDataset,
-    names: list[str],
-) -> dict[str, np.ndarray]:      # name → (H, W) or (H, W, 3) uint8
-    "Images of a data set as they are on disk."
-    root = dataset.data.root
-    return {name: read_image(root / name, root=root) for name in names}
-
-# %% ../nbs/19_reports.ipynb #3afc1db1
-def many_objects(
-    truth: pd.DataFrame,
-) -> bool:
-    "Whether some image has more than one true box."
-    return bool(truth["x1"].notna().groupby(truth["name"]).sum().max() > 1)
-
-# %% ../nbs/19_reports.ipynb #67fcb1d2
-def worst_first(
-    truth: pd.DataFrame,
-    predictions: pd.DataFrame,
-    n: int,
-) -> list[str]:
-    "Names of the worst images: by the one-object protocol, or by F1 where images have many objects."
-    scores = image_scores(truth, predictions) if many_objects(truth) else top_detections(truth, predictions)
-    return worst_images(scores, n)["name"].tolist()
-
-# %% ../nbs/19_reports.ipynb #42bdd7b1
-def headline(
-    metrics: dict[str, dict],
-) -> pd.DataFrame:          # a row a split
-    "The numbers that are read first."
-    columns = ("images", "accuracy", "mean_iou", "AP", "AP50", "AP75")
-    return pd.DataFrame([{"split": split} | {c: metrics[split][c] for c in columns} for split in ("test", "val")])
-
-# %% ../nbs/19_reports.ipynb #0c860692
-def accuracy_sentence(
-    metrics: dict[str, object],   # of a split
-) -> str:
-    "Accuracy with its interval, in words."
-    return (f"Accuracy {metrics['accuracy']:.1%} of {metrics['images']} images "
-            f"(95 % Wilson interval {metrics['accuracy_low']:.1%} to {metrics['accuracy_high']:.1%}).")
-
-# %% ../nbs/19_reports.ipynb #01fef5ef
-def side_by_side(
-    metrics: dict[str, dict],
-    ours: Training,
-    twin: Training,
-) -> pd.DataFrame:          # a row a detector
-    "Our detector and torchvision's after the same steps."
-    columns = ("accuracy", "mean_iou", "AP", "AP50", "AP75")
-    rows = []
-    for name, found, training in (("frcnn_nbdev", metrics["test"], ours), ("torchvision", metrics["baseline"]["test"], twin)):
-        rows.append({"detector": name} | {c: found[c] for c in columns} |
-                    {"steps": training.steps, "training s": training.times["train_seconds"].sum(), "with validation s": training.seconds})
-    return pd.DataFrame(rows)
