@@ -10,7 +10,7 @@ __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Par
            'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError', 'free_folder', 'unfinished',
            'run_report', 'describe', 'shell_parameters', 'frcnn_report']
 
-# %% ../nbs/19_reports.ipynb #917b28d3
+# %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
 import ast
 import difflib
@@ -51,7 +51,7 @@ from .phantom import write_phantom
 from .plots import alt
 from .training import Training, fit, validate
 
-# %% ../nbs/19_reports.ipynb #baabbc40
+# %% ../nbs/19_reports.ipynb #87d7d161
 def report_folder() -> Path:
     "Where the report notebooks are: beside the installed library, or in the repository."
     package = Path(importlib.util.find_spec("frcnn_nbdev").origin).parent
@@ -60,12 +60,12 @@ def report_folder() -> Path:
             return folder
     raise FileNotFoundError("the report notebooks are missing: install frcnn_nbdev again")
 
-# %% ../nbs/19_reports.ipynb #3a451d52
+# %% ../nbs/19_reports.ipynb #c4e19de8
 def report_names() -> list[str]:
     "Names of the reports that can be run."
     return sorted(p.stem for p in report_folder().glob("*.ipynb"))
 
-# %% ../nbs/19_reports.ipynb #33421a8d
+# %% ../nbs/19_reports.ipynb #40ed5520
 def report_path(
     report: str,   # a name such as "train"
 ) -> Path:
@@ -74,7 +74,7 @@ def report_path(
         raise ValueError(f"there is no report {report!r}: the reports are {', '.join(report_names())}")
     return report_folder() / f"{report}.ipynb"
 
-# %% ../nbs/19_reports.ipynb #99aac4db
+# %% ../nbs/19_reports.ipynb #3187f424
 @dataclass
 class Parameter:
     "A parameter as a report's `parameters` cell declares it."
@@ -83,7 +83,7 @@ class Parameter:
     default: object
     help: str
 
-# %% ../nbs/19_reports.ipynb #45c53d19
+# %% ../nbs/19_reports.ipynb #d494d3c3
 def declared_parameters(
     report: str,
 ) -> dict[str, Parameter]:
@@ -92,7 +92,7 @@ def declared_parameters(
     return {name: Parameter(name, p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"].strip())
             for name, p in found.items()}
 
-# %% ../nbs/19_reports.ipynb #7d8fadc1
+# %% ../nbs/19_reports.ipynb #1a7e9b95
 def parse_value(
     text: str,                # as typed in a shell
     parameter: Parameter,
@@ -106,7 +106,7 @@ def parse_value(
         raise ValueError(f"parameter {parameter.name!r} is {text!r} but must be of type {parameter.type}: "
                          f"for example {parameter.default!r}") from None
 
-# %% ../nbs/19_reports.ipynb #c8e28ce6
+# %% ../nbs/19_reports.ipynb #7ce34511
 def check_parameters(
     report: str,
     params: dict[str, object],
@@ -128,7 +128,7 @@ def check_parameters(
         checked[name] = float(value) if kind == "float" else value
     return checked
 
-# %% ../nbs/19_reports.ipynb #39a36c7d
+# %% ../nbs/19_reports.ipynb #da10bf8a
 @dataclass
 class Run:
     "A report in progress: where its files go, and what is known of it. `start_run` makes one."
@@ -165,7 +165,7 @@ class Run:
         write_json(self.times, self.folder / "times.json")
         write_json(metrics, self.folder / "metrics.json")
 
-# %% ../nbs/19_reports.ipynb #64d853f2
+# %% ../nbs/19_reports.ipynb #e92be395
 def write_json(
     content: object,
     path: str | Path,
@@ -176,7 +176,7 @@ def write_json(
     partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
-# %% ../nbs/19_reports.ipynb #04dd0fca
+# %% ../nbs/19_reports.ipynb #bf85e26b
 def environment() -> dict[str, object]:
     "What a run depends on besides its parameters: versions, processor, commit. No paths."
     packages = ("frcnn_nbdev", "torch", "torchvision", "accelerate", "numpy", "opencv-python-headless", "pandas",
@@ -192,7 +192,7 @@ def environment() -> dict[str, object]:
             "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
             "packages": versions, "commit": commit.stdout.strip() if commit.returncode == 0 else None}
 
-# %% ../nbs/19_reports.ipynb #ea9b1362
+# %% ../nbs/19_reports.ipynb #35f81407
 def start_run(
     report: str,
     variables: dict[str, object],   # the notebook's globals(): its parameters are picked from there
@@ -209,7 +209,7 @@ def start_run(
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
     return Run(report, folder, params)
 
-# %% ../nbs/19_reports.ipynb #5228e340
+# %% ../nbs/19_reports.ipynb #8613a0e4
 def open_data(
     run: Run,
     *,
@@ -231,7 +231,7 @@ def open_data(
     write_json(facts, run.folder / "environment.json")
     return data
 
-# %% ../nbs/19_reports.ipynb #4cedb261
+# %% ../nbs/19_reports.ipynb #197c291a
 def open_splits(
     run: Run,
     data: DetectionData,
@@ -248,14 +248,14 @@ def open_splits(
         splits[split].preload(progress)
     return splits
 
-# %% ../nbs/19_reports.ipynb #669817cf
+# %% ../nbs/19_reports.ipynb #ea7ebb6c
 def split_table(
     dataset: BoxesDataset,
 ) -> pd.DataFrame:
     "The true boxes of a data set's split, in original pixels."
     return dataset.data.table[dataset.data.table["split"] == dataset.split]
 
-# %% ../nbs/19_reports.ipynb #cc6a20e7
+# %% ../nbs/19_reports.ipynb #e6dda1f0
 def box_sizes(
     dataset: BoxesDataset,
 ) -> np.ndarray:               # (R, 2) width, height, pixels of the network's input
@@ -267,7 +267,7 @@ def box_sizes(
     size = np.stack((rows["x2"] - rows["x1"], rows["y2"] - rows["y1"]), axis=1).astype(float)
     return size * scale
 
-# %% ../nbs/19_reports.ipynb #9a2539cc
+# %% ../nbs/19_reports.ipynb #44eac1a6
 def report_anchors(
     run: Run,
     dataset: BoxesDataset,    # the training images
@@ -277,7 +277,7 @@ def report_anchors(
     k = min(run.params["anchors"], len(np.unique(sizes, axis=0)))
     return fit_anchors(sizes, k, seed=run.params["seed"])
 
-# %% ../nbs/19_reports.ipynb #da3fad88
+# %% ../nbs/19_reports.ipynb #0a788fed
 def report_model(
     run: Run,
     data: DetectionData,
@@ -291,7 +291,7 @@ def report_model(
     return compact_faster_rcnn(p["backbone"], len(data.classes) + 1, anchors_from_sizes(anchor_sizes),
                                weights=p["weights"] or None, rois_per_image=p["rois"])
 
-# %% ../nbs/19_reports.ipynb #7db68060
+# %% ../nbs/19_reports.ipynb #90e3c473
 @torch.no_grad()
 def best_anchor_ious(
     model: nn.Module,                # its backbone tells how large the maps are
@@ -311,7 +311,7 @@ def best_anchor_ious(
             best.append(box_iou(target["boxes"], anchors).max(dim=1).values)
     return torch.cat(best).numpy()
 
-# %% ../nbs/19_reports.ipynb #91072e2e
+# %% ../nbs/19_reports.ipynb #19c779e0
 def torchvision_twin(
     model: nn.Module,              # made by `compact_faster_rcnn`
     image: Tensor,                 # (3, H, W), an image as the model gets it
@@ -338,7 +338,7 @@ def torchvision_twin(
     twin.load_state_dict(model.state_dict(), strict=True)
     return twin
 
-# %% ../nbs/19_reports.ipynb #654090f8
+# %% ../nbs/19_reports.ipynb #872bbf65
 def train_model(
     run: Run,
     model: nn.Module,
@@ -361,7 +361,7 @@ def train_model(
                device=p["device"], precision=p["precision"], metrics=metrics, validate_every=p["validate_every"],
                checkpoint=run.folder / checkpoint if checkpoint else None, name_of=splits["train"].name)
 
-# %% ../nbs/19_reports.ipynb #dc1c7e72
+# %% ../nbs/19_reports.ipynb #87bfa6c4
 def predict_split(
     run: Run,
     model: nn.Module,
@@ -372,7 +372,7 @@ def predict_split(
                              description=dataset.split, progress=True)
     return predictions_table(dataset, detections, dataset.data.classes)
 
-# %% ../nbs/19_reports.ipynb #f0a641bd
+# %% ../nbs/19_reports.ipynb #dd9b2bb1
 def as_html(
     table: pd.DataFrame,
     caption: str,
@@ -383,7 +383,7 @@ def as_html(
     shown = table.to_html(index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format, na_rep="–")
     display(HTML(f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"))
 
-# %% ../nbs/19_reports.ipynb #e5b0a4f4
+# %% ../nbs/19_reports.ipynb #df4df7cc
 def sample_images(
     dataset: BoxesDataset,
     n: int,
@@ -396,7 +396,7 @@ def sample_images(
     items = [dataset[int(i)] for i in chosen]
     return {"images": [image for image, _ in items], "gt": [target for _, target in items]}
 
-# %% ../nbs/19_reports.ipynb #29580395
+# %% ../nbs/19_reports.ipynb #dd6dbc38
 def original_images(
     dataset: BoxesDataset,
     names: list[str],
@@ -405,14 +405,14 @@ def original_images(
     root = dataset.data.root
     return {name: read_image(root / name, root=root) for name in names}
 
-# %% ../nbs/19_reports.ipynb #494bc283
+# %% ../nbs/19_reports.ipynb #6ee585e3
 def many_objects(
     truth: pd.DataFrame,
 ) -> bool:
     "Whether some image has more than one true box."
     return bool(truth["x1"].notna().groupby(truth["name"]).sum().max() > 1)
 
-# %% ../nbs/19_reports.ipynb #9eac0e42
+# %% ../nbs/19_reports.ipynb #52678a7f
 def worst_first(
     truth: pd.DataFrame,
     predictions: pd.DataFrame,
@@ -422,7 +422,7 @@ def worst_first(
     scores = image_scores(truth, predictions) if many_objects(truth) else top_detections(truth, predictions)
     return worst_images(scores, n)["name"].tolist()
 
-# %% ../nbs/19_reports.ipynb #de244360
+# %% ../nbs/19_reports.ipynb #70e79da5
 def headline(
     metrics: dict[str, dict],
 ) -> pd.DataFrame:          # a row a split
@@ -430,7 +430,7 @@ def headline(
     columns = ("images", "accuracy", "mean_iou", "AP", "AP50", "AP75")
     return pd.DataFrame([{"split": split} | {c: metrics[split][c] for c in columns} for split in ("test", "val")])
 
-# %% ../nbs/19_reports.ipynb #6730ae98
+# %% ../nbs/19_reports.ipynb #02b46a20
 def accuracy_sentence(
     metrics: dict[str, object],   # of a split
 ) -> str:
@@ -438,7 +438,7 @@ def accuracy_sentence(
     return (f"Accuracy {metrics['accuracy']:.1%} of {metrics['images']} images "
             f"(95 % Wilson interval {metrics['accuracy_low']:.1%} to {metrics['accuracy_high']:.1%}).")
 
-# %% ../nbs/19_reports.ipynb #d24ff4f5
+# %% ../nbs/19_reports.ipynb #b58df8e6
 def side_by_side(
     metrics: dict[str, dict],
     ours: Training,
@@ -452,7 +452,7 @@ def side_by_side(
                     {"steps": training.steps, "training s": training.times["train_seconds"].sum(), "with validation s": training.seconds})
     return pd.DataFrame(rows)
 
-# %% ../nbs/19_reports.ipynb #0afe384f
+# %% ../nbs/19_reports.ipynb #5d337246
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {% block input_group %}
@@ -467,7 +467,7 @@ figcaption { font-weight: 600; margin: .5rem 0; }
 </style>{% endblock html_head_css %}
 """
 
-# %% ../nbs/19_reports.ipynb #d1e9d96f
+# %% ../nbs/19_reports.ipynb #dbd1ecdb
 def write_page(
     notebook: str | Path,      # an executed report
     page: str | Path,          # .html
@@ -481,11 +481,11 @@ def write_page(
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), {"metadata": {"name": title}})
     Path(page).write_text(body, encoding="utf-8")
 
-# %% ../nbs/19_reports.ipynb #b5770c65
+# %% ../nbs/19_reports.ipynb #b4bbf74e
 class ReportError(Exception):
     "A report that stopped, with the sentence that says why."
 
-# %% ../nbs/19_reports.ipynb #a0fb1d75
+# %% ../nbs/19_reports.ipynb #2ba870c8
 def free_folder(
     out: Path,
 ) -> Path:
@@ -496,14 +496,14 @@ def free_folder(
         folder = out.with_name(f"{out.name}-{number}")
     return folder
 
-# %% ../nbs/19_reports.ipynb #e3778d8d
+# %% ../nbs/19_reports.ipynb #089b32e9
 def unfinished(
     folder: Path,
 ) -> Path:
     "Where a run is kept until it is whole."
     return folder.with_name(folder.name + ".unfinished")
 
-# %% ../nbs/19_reports.ipynb #e3e946fb
+# %% ../nbs/19_reports.ipynb #6a5219b1
 def run_report(
     report: str,                           # a name such as "train"
     params: dict[str, object] | None = None,   # only those that differ from the defaults
@@ -542,7 +542,7 @@ def run_report(
     os.replace(work, out)
     return out
 
-# %% ../nbs/19_reports.ipynb #20f97035
+# %% ../nbs/19_reports.ipynb #81473951
 def describe(
     report: str,
 ) -> str:
@@ -553,7 +553,7 @@ def describe(
             lines.append(f"  {p.name:<15} {p.type:<6} {p.default!r:<14} {p.help}")
     return "\n".join(lines)
 
-# %% ../nbs/19_reports.ipynb #52cdaaf2
+# %% ../nbs/19_reports.ipynb #eb0b32ea
 def shell_parameters(
     args: argparse.Namespace,
 ) -> dict[str, object]:
@@ -576,7 +576,7 @@ def shell_parameters(
         params[name] = parse_value(text, declared[name]) if name in declared else text
     return check_parameters(args.report, params)
 
-# %% ../nbs/19_reports.ipynb #e6ae53ff
+# %% ../nbs/19_reports.ipynb #014e8f0b
 def frcnn_report(
     argv: list[str] | None = None,   # None: the command line
 ) -> None:
