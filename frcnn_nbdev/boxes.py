@@ -6,13 +6,13 @@
 __all__ = ['MAX_LOG_SCALE', 'box_convert', 'masks_to_boxes', 'box_area', 'clip_boxes_to_image', 'remove_small_boxes',
            'encode_boxes', 'decode_boxes']
 
-# %% ../nbs/00_boxes.ipynb #0fdba41b
+# %% ../nbs/00_boxes.ipynb #7ceb2ec2
 import math
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_boxes.ipynb #79edba76
+# %% ../nbs/00_boxes.ipynb #f319e32c
 def box_convert(
     boxes: Tensor,   # (..., 4) in the format `in_fmt`, pixels
     in_fmt: str,     # "xyxy", "yxyx", "xywh" (corner and size) or "cxcywh" (centre and size)
@@ -41,7 +41,7 @@ def box_convert(
         return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
     return torch.stack((x1, y1, x2, y2), dim=-1)
 
-# %% ../nbs/00_boxes.ipynb #f974e1cb
+# %% ../nbs/00_boxes.ipynb #6cb5b82b
 def masks_to_boxes(
     masks: Tensor,   # (R, H, W) bool or numbers; anything but zero is object
 ) -> Tensor:         # (R, 4) float32 xyxy, pixels, x2 and y2 exclusive
@@ -58,7 +58,7 @@ def masks_to_boxes(
     def end(line): return line.shape[1] - line.flip(1).float().argmax(dim=1)
     return torch.stack((first(columns), first(rows), end(columns), end(rows)), dim=1).float()
 
-# %% ../nbs/00_boxes.ipynb #d49c6c15
+# %% ../nbs/00_boxes.ipynb #830d8756
 def box_area(
     boxes: Tensor,   # (..., 4) xyxy, pixels
 ) -> Tensor:         # (...), pixels²
@@ -70,7 +70,7 @@ def box_area(
         boxes = boxes.int()
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
-# %% ../nbs/00_boxes.ipynb #f7629d64
+# %% ../nbs/00_boxes.ipynb #4cc292fa
 def clip_boxes_to_image(
     boxes: Tensor,           # (..., 4) xyxy, pixels
     size: tuple[int, int],   # (height, width), pixels
@@ -81,7 +81,7 @@ def clip_boxes_to_image(
     y = boxes[..., 1::2].clamp(min=0, max=height)
     return torch.stack((x, y), dim=-1).flatten(-2)
 
-# %% ../nbs/00_boxes.ipynb #3b404275
+# %% ../nbs/00_boxes.ipynb #08ac1062
 def remove_small_boxes(
     boxes: Tensor,     # (R, 4) xyxy, pixels
     min_size: float,   # smallest width and height that is kept, pixels
@@ -90,7 +90,7 @@ def remove_small_boxes(
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     return torch.where((width >= min_size) & (height >= min_size))[0]
 
-# %% ../nbs/00_boxes.ipynb #07c4ef77
+# %% ../nbs/00_boxes.ipynb #6429527f
 def encode_boxes(
     gt_boxes: Tensor,   # (..., 4) xyxy, pixels: where the anchors should go
     anchors: Tensor,    # (..., 4) xyxy, pixels
@@ -105,10 +105,10 @@ def encode_boxes(
     scale = torch.log(gt_wh / anchor_wh)                  # d_w = log(w* / w_a)
     return torch.cat((shift, scale), dim=-1) * shift.new_tensor(weights)
 
-# %% ../nbs/00_boxes.ipynb #2995cac9
+# %% ../nbs/00_boxes.ipynb #8c4e2dbc
 MAX_LOG_SCALE = math.log(1000 / 16)   # largest dw, dh that is decoded: exp() of more would overflow
 
-# %% ../nbs/00_boxes.ipynb #351c6aab
+# %% ../nbs/00_boxes.ipynb #a0d05044
 def decode_boxes(
     deltas: Tensor,    # (..., 4) deltas (dx, dy, dw, dh)
     anchors: Tensor,   # (..., 4) xyxy, pixels; broadcast against the deltas
