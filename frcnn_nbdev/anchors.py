@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['make_cell_anchors', 'grid_anchors', 'AnchorGenerator', 'size_iou', 'fit_anchors', 'anchors_from_sizes']
 
-# %% ../nbs/06_anchors.ipynb #4f76f709
+# %% ../nbs/06_anchors.ipynb #78fa1a39
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/06_anchors.ipynb #41eb08b0
+# %% ../nbs/06_anchors.ipynb #7fc25a18
 def make_cell_anchors(
     sizes: tuple[float, ...],           # S square roots of the area, pixels
     aspect_ratios: tuple[float, ...],   # K ratios height / width
@@ -22,7 +22,7 @@ def make_cell_anchors(
     height = (root[:, None] * size).flatten()
     return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
 
-# %% ../nbs/06_anchors.ipynb #217196a7
+# %% ../nbs/06_anchors.ipynb #66a2e18b
 def grid_anchors(
     cell_anchors: Tensor,              # (A, 4) xyxy around (0, 0), pixels
     grid_size: tuple[int, int],        # (height, width) of the feature map, cells
@@ -36,7 +36,7 @@ def grid_anchors(
     shifts = torch.stack((shift_x, shift_y, shift_x, shift_y), dim=-1)       # (height, width, 4)
     return (shifts[:, :, None] + cell_anchors).reshape(-1, 4)
 
-# %% ../nbs/06_anchors.ipynb #384f60db
+# %% ../nbs/06_anchors.ipynb #772a1e24
 class AnchorGenerator(nn.Module):
     """Anchors for every level of feature maps; torchvision's arguments and order.
 
@@ -73,8 +73,8 @@ class AnchorGenerator(nn.Module):
     ) -> list[Tensor]:                         # per level (height · width · A, 4) xyxy, pixels
         "Anchors of each level, computed once for each combination of shapes."
         if len(grid_sizes) != len(self.cell_anchors):
-            raise ValueError(f"{len(grid_sizes)} feature maps but anchors for {len(self.cell_anchors)} levels: "
-                             "give sizes and aspect_ratios one entry a feature map")
+            raise ValueError(f"{len(grid_sizes)} feature maps but anchors for {len(self.cell_anchors)} levels:"
+                             " give sizes and aspect_ratios one entry a feature map")
         key = (tuple(image_size), tuple(map(tuple, grid_sizes)), dtype, torch.device(device))
         if key not in self._cache:
             if len(self._cache) > 64:      # a bound for data sets with an image size of their own each
@@ -97,7 +97,7 @@ class AnchorGenerator(nn.Module):
                                         feature_maps[0].dtype, feature_maps[0].device))
         return [anchors] * len(image_list.image_sizes)
 
-# %% ../nbs/06_anchors.ipynb #c1c86f23
+# %% ../nbs/06_anchors.ipynb #b380b98a
 def size_iou(
     sizes1: np.ndarray,   # (R, 2) width, height
     sizes2: np.ndarray,   # (K, 2) width, height
@@ -106,14 +106,14 @@ def size_iou(
     shared = np.minimum(sizes1[:, None], sizes2[None]).prod(-1)
     return shared / (sizes1.prod(-1)[:, None] + sizes2.prod(-1)[None] - shared)
 
-# %% ../nbs/06_anchors.ipynb #587aa4ab
+# %% ../nbs/06_anchors.ipynb #4ac39ea6
 def fit_anchors(
     sizes: np.ndarray,     # (R, 2) width, height of the training boxes, pixels of the network's input
     k: int,                # number of anchors
     seed: int = 0,
     iterations: int = 100,
 ) -> np.ndarray:           # (k, 2) width, height, pixels, by area
-    "Anchor sizes by k-means with the distance 1 − IoU (Redmon and Farhadi 2017). Raises ValueError for fewer sizes than k."
+    "Anchor sizes by k-means with distance 1 − IoU. Raises ValueError for fewer distinct sizes than k."
     sizes = np.asarray(sizes, dtype=np.float64)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise ValueError("a box has no area or is not finite: check the boxes table before fitting anchors")
@@ -132,7 +132,7 @@ def fit_anchors(
         centers = moved
     return centers[np.argsort(centers.prod(-1))]
 
-# %% ../nbs/06_anchors.ipynb #0edd1d71
+# %% ../nbs/06_anchors.ipynb #77538d82
 def anchors_from_sizes(
     sizes: np.ndarray,   # (K, 2) width, height, pixels
 ) -> Tensor:             # (K, 4) float32 xyxy around (0, 0), pixels

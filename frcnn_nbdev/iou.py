@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['box_intersection', 'box_iou', 'generalized_box_iou', 'Matcher']
 
-# %% ../nbs/07_iou.ipynb #fa23e34d
+# %% ../nbs/07_iou.ipynb #79cd7762
 import torch
 from torch import Tensor
 
 from .boxes import box_area
 
-# %% ../nbs/07_iou.ipynb #064bc7e1
+# %% ../nbs/07_iou.ipynb #c6e4afd3
 def box_intersection(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
@@ -22,7 +22,7 @@ def box_intersection(
     width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
     return width * height
 
-# %% ../nbs/07_iou.ipynb #9f4e7a28
+# %% ../nbs/07_iou.ipynb #5c435663
 def box_iou(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
@@ -34,7 +34,7 @@ def box_iou(
     union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
     return intersection / union
 
-# %% ../nbs/07_iou.ipynb #9bf760d4
+# %% ../nbs/07_iou.ipynb #2250c4ab
 def generalized_box_iou(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
@@ -47,7 +47,7 @@ def generalized_box_iou(
     hull = (bottom_right - top_left).clamp(min=0).prod(-1)
     return intersection / union - (hull - union) / hull
 
-# %% ../nbs/07_iou.ipynb #72cf70f6
+# %% ../nbs/07_iou.ipynb #5a4e1cdd
 class Matcher:
     """For each prediction the index of its ground-truth box, or why it has none.
 
@@ -66,7 +66,8 @@ class Matcher:
         allow_low_quality_matches: bool = False,  # True for anchors, False for proposals
     ):
         if low_threshold > high_threshold:
-            raise ValueError(f"low_threshold {low_threshold} is above high_threshold {high_threshold}: swap them")
+            raise ValueError(f"low_threshold {low_threshold} is above high_threshold {high_threshold}:"
+                             " swap them")
         self.high_threshold = high_threshold
         self.low_threshold = low_threshold
         self.allow_low_quality_matches = allow_low_quality_matches
