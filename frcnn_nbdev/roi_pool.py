@@ -7,7 +7,7 @@ __all__ = ['MAX_ENTRIES', 'as_rois', 'pair', 'check_rois', 'torchvision_kernel',
            'csr_product', 'SparseMap', 'cell_rows', 'pool_rows', 'roi_align', 'RoIAlign', 'RoIPool', 'roi_levels',
            'level_scales', 'MultiScaleRoIAlign']
 
-# %% ../nbs/12_roi_pool.ipynb #2ae9163a
+# %% ../nbs/12_roi_pool.ipynb #c5602e83
 import warnings
 from collections.abc import Callable
 from numbers import Integral
@@ -19,7 +19,7 @@ import torchvision
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-# %% ../nbs/12_roi_pool.ipynb #f394cf37
+# %% ../nbs/12_roi_pool.ipynb #3826a8a2
 def as_rois(
     boxes: Tensor | list[Tensor],   # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4)
 ) -> Tensor:                        # (R, 5)
@@ -29,13 +29,13 @@ def as_rois(
             raise ValueError(f"RoIs have shape {tuple(boxes.shape)}: give (R, 5), or a list with (R, 4) an image")
         return boxes.detach()      # as in torchvision: no gradient to the coordinates
     if len(boxes) == 0:
-        raise ValueError("the list of RoIs is empty: give one tensor (R, 4) an image, of no rows where there is no RoI")
+        raise ValueError("the list of RoIs is empty: give one tensor (R, 4) an image, with R = 0 for none")
     for i, b in enumerate(boxes):
         if b.ndim != 2 or b.shape[1] != 4:
             raise ValueError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
-    return torch.cat([torch.cat((torch.full_like(b[:, :1], i), b), dim=1) for i, b in enumerate(boxes)]).detach()
+    return torch.cat([F.pad(b.detach(), (1, 0), value=i) for i, b in enumerate(boxes)])
 
-# %% ../nbs/12_roi_pool.ipynb #594ef82b
+# %% ../nbs/12_roi_pool.ipynb #fc907132
 def pair(
     size: int | tuple[int, int],
 ) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def pair(
         raise ValueError(f"the output size is {size}: give one whole number ≥ 1, or (height, width)")
     return int(height_width[0]), int(height_width[1])
 
-# %% ../nbs/12_roi_pool.ipynb #34567fb1
+# %% ../nbs/12_roi_pool.ipynb #9e804086
 def check_rois(
     input: Tensor,   # (N, C, H, W)
     rois: Tensor,    # (R, 5) rows (image, x1, y1, x2, y2)
@@ -64,18 +64,18 @@ def check_rois(
         raise ValueError(f"RoI {i} is {rois[i].tolist()} (image, x1, y1, x2, y2): all must be finite, "
                          f"the image one of 0 … {len(input) - 1}")
 
-# %% ../nbs/12_roi_pool.ipynb #23fd5953
+# %% ../nbs/12_roi_pool.ipynb #e05f1b23
 def torchvision_kernel(
     kernel: Callable[..., Tensor],   # one of torchvision.ops
     input: Tensor,                   # (N, C, H, W)
     rois: Tensor,                    # (R, 5)
     *arguments,                      # the rest of the kernel's arguments
 ) -> Tensor:                         # (R, C, P, Q), dtype of `input`
-    "A kernel of torchvision in float32 at least; it asks for maps and RoIs of one dtype, and has none for bfloat16."
+    "A kernel of torchvision in float32 at least: it asks for one dtype of both and has no bfloat16."
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     return kernel(input.to(wide), rois.to(wide), *arguments).to(input.dtype)
 
-# %% ../nbs/12_roi_pool.ipynb #5a0fd318
+# %% ../nbs/12_roi_pool.ipynb #ebb88f14
 def roi_pool(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -87,7 +87,7 @@ def roi_pool(
     check_rois(input, rois)
     return torchvision_kernel(torchvision.ops.roi_pool, input, rois, pair(output_size), spatial_scale)
 
-# %% ../nbs/12_roi_pool.ipynb #6e36f627
+# %% ../nbs/12_roi_pool.ipynb #d19e78cb
 def axis_weights(
     start: Tensor,        # (R,) where the RoI begins on this axis, cells
     length: Tensor,       # (R,) how long it is, cells
@@ -99,9 +99,9 @@ def axis_weights(
     # The order of operations is torchvision's: a point that rounding puts beyond −1 or H is beyond there too.
     bin_length = (length / bins)[:, None, None]
     bin_start = start[:, None, None] + torch.arange(bins, device=start.device)[:, None] * bin_length
-    points = bin_start + (torch.arange(samples, device=start.device) + 0.5) * bin_length / samples   # (R, P, S)
+    points = bin_start + (torch.arange(samples, device=start.device) + 0.5) * bin_length / samples
     last = (size - 1)[:, None, None]
-    share = ((points >= -1) & (points <= last + 1)).to(points.dtype) / samples     # a point further out is zero
+    share = ((points >= -1) & (points <= last + 1)).to(points.dtype) / samples     # further out: zero
     points = torch.minimum(points.nan_to_num(0).clamp(min=0), last.to(points.dtype))
     lower = points.floor().to(torch.int64)
     upper = torch.minimum(lower + 1, last)
@@ -116,7 +116,7 @@ def axis_weights(
     weights.scatter_add_(2, lower - first, lower_weight).scatter_add_(2, upper - first, upper_weight)
     return torch.minimum(first + torch.arange(run, device=points.device), last), weights
 
-# %% ../nbs/12_roi_pool.ipynb #ff61dd9e
+# %% ../nbs/12_roi_pool.ipynb #76678a0d
 def roi_align_map(
     start: Tensor,        # (R, 2) x and y where a RoI begins, cells of its own map
     length: Tensor,       # (R, 2) its width and height, cells
@@ -136,7 +136,7 @@ def roi_align_map(
     cells = y.shape[2] * x.shape[2]
     return rows.reshape(bins, cells), weights.reshape(bins, cells)
 
-# %% ../nbs/12_roi_pool.ipynb #4c87f3f8
+# %% ../nbs/12_roi_pool.ipynb #d2350172
 def csr_product(
     row_starts: Tensor,   # (B + 1,) int32
     columns: Tensor,      # (nonzeros,) int32
@@ -148,11 +148,11 @@ def csr_product(
         if not torch.backends.mkl.is_available():
             return F.embedding_bag(columns.long(), dense, row_starts[:-1].long(), mode="sum",
                                    per_sample_weights=values)
-        warnings.simplefilter("ignore", UserWarning)     # PyTorch calls CSR tensors a beta feature, once a process
+        warnings.simplefilter("ignore", UserWarning)     # PyTorch calls CSR tensors a beta feature
         return torch.sparse_csr_tensor(row_starts, columns, values, (len(row_starts) - 1, len(dense)),
                                        check_invariants=False) @ dense
 
-# %% ../nbs/12_roi_pool.ipynb #8cf9c2b2
+# %% ../nbs/12_roi_pool.ipynb #c35c1b09
 class SparseMap(torch.autograd.Function):
     "rows ↦ A·rows for a sparse A with K entries a row; the gradient is Aᵀ·grad, a sparse product again."
     @staticmethod
@@ -178,14 +178,14 @@ class SparseMap(torch.autograd.Function):
         parts = (torch.from_numpy(a) for a in (transposed.indptr, transposed.indices, transposed.data))
         return csr_product(*parts, grad.contiguous()), None, None
 
-# %% ../nbs/12_roi_pool.ipynb #188025e8
+# %% ../nbs/12_roi_pool.ipynb #a0af4116
 def cell_rows(
     x: Tensor,    # (N, C, H, W)
 ) -> Tensor:      # (N·H·W, C); no copy when x is channels_last
     "A batch of feature maps as one row a cell."
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #b3c3081c
+# %% ../nbs/12_roi_pool.ipynb #c7f89cd6
 def pool_rows(
     rows: Tensor,                   # (M, C) cells of all maps
     columns: Tensor,                # (R·P·Q, K)
@@ -199,10 +199,10 @@ def pool_rows(
     pooled = SparseMap.apply(wide, columns, weights.to(wide.dtype)).to(rows.dtype)
     return pooled.unflatten(0, (-1, *output_size)).permute(0, 3, 1, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #64ab093d
-MAX_ENTRIES = 2 ** 26    # of the sparse matrix, 0.8 GB; torchvision's kernel holds one RoI at a time
+# %% ../nbs/12_roi_pool.ipynb #42f90aab
+MAX_ENTRIES = 2 ** 26    # of the sparse matrix, 1 GB; torchvision's kernel holds one RoI at a time
 
-# %% ../nbs/12_roi_pool.ipynb #a30088c6
+# %% ../nbs/12_roi_pool.ipynb #d181c280
 def roi_align(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -219,7 +219,8 @@ def roi_align(
     rois, (bins_y, bins_x) = as_rois(boxes), pair(output_size)
     check_rois(input, rois)
     _, _, height, width = input.shape
-    if (input.device.type != "cpu" or sampling_ratio <= 0 or torch.jit.is_tracing() or torch.compiler.is_exporting()
+    if (input.device.type != "cpu" or sampling_ratio <= 0
+            or torch.jit.is_tracing() or torch.compiler.is_exporting()
             or len(rois) * bins_y * bins_x * (2 * sampling_ratio) ** 2 > MAX_ENTRIES):
         return torchvision_kernel(torchvision.ops.roi_align, input, rois, (bins_y, bins_x), spatial_scale,
                                   sampling_ratio, aligned)
@@ -229,12 +230,13 @@ def roi_align(
     if not aligned:      # the original forces a RoI to be one cell at least
         length = length.clamp(min=1)
     image = rois[:, 0].to(torch.int64)
-    columns, weights = roi_align_map(start, length, torch.full_like(image, height), torch.full_like(image, width),
-                                     image * (height * width), (bins_y, bins_x), sampling_ratio)
+    heights, widths = torch.full_like(image, height), torch.full_like(image, width)
+    columns, weights = roi_align_map(start, length, heights, widths, image * (height * width),
+                                     (bins_y, bins_x), sampling_ratio)
     pooled = pool_rows(cell_rows(input), columns, weights, (bins_y, bins_x))
     return pooled.contiguous() if input.is_contiguous() else pooled     # the memory format of the maps
 
-# %% ../nbs/12_roi_pool.ipynb #9d214a78
+# %% ../nbs/12_roi_pool.ipynb #dfbeb025
 class RoIAlign(nn.Module):
     "`roi_align` as a module."
     def __init__(
@@ -255,7 +257,7 @@ class RoIAlign(nn.Module):
         return (f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
                 f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}")
 
-# %% ../nbs/12_roi_pool.ipynb #d919edb9
+# %% ../nbs/12_roi_pool.ipynb #a489cce2
 class RoIPool(nn.Module):
     "`roi_pool` as a module."
     def __init__(
@@ -272,7 +274,7 @@ class RoIPool(nn.Module):
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
-# %% ../nbs/12_roi_pool.ipynb #64fd56d6
+# %% ../nbs/12_roi_pool.ipynb #6dd5245e
 def roi_levels(
     boxes: Tensor,                  # (R, 4) xyxy, pixels
     min_level: int,                 # k of the finest map: its stride is 2^k
@@ -286,7 +288,7 @@ def roi_levels(
     level = torch.floor(canonical_level + torch.log2(size / canonical_scale) + 1e-6)
     return (level.clamp(min=min_level, max=max_level) - min_level).to(torch.int64)
 
-# %% ../nbs/12_roi_pool.ipynb #72cd4ec7
+# %% ../nbs/12_roi_pool.ipynb #c3ac3730
 def level_scales(
     maps: list[Tensor],                   # per level (N, C, H, W)
     image_sizes: list[tuple[int, int]],   # (height, width) of each image without padding, pixels
@@ -302,7 +304,7 @@ def level_scales(
         scales.append(2.0 ** exponents.pop())
     return scales
 
-# %% ../nbs/12_roi_pool.ipynb #d1c6e029
+# %% ../nbs/12_roi_pool.ipynb #1e53f32f
 class MultiScaleRoIAlign(nn.Module):
     "RoIAlign that takes each RoI from the level of the pyramid that fits its size; torchvision's arguments."
     def __init__(
