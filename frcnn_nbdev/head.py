@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TwoMLPHead', 'FastRCNNConvFCHead', 'FastRCNNPredictor', 'fastrcnn_losses', 'select_detections', 'RoIHeads']
 
-# %% ../nbs/13_head.ipynb #f6d4a21b
+# %% ../nbs/13_head.ipynb #bae4e2d9
 from collections.abc import Callable
 
 import torch
@@ -18,7 +18,7 @@ from .iou import Matcher
 from .nms import batched_nms
 from .proposal_targets import sample_proposals
 
-# %% ../nbs/13_head.ipynb #14998301
+# %% ../nbs/13_head.ipynb #c216131b
 class TwoMLPHead(nn.Module):
     "Two fully connected layers over the flattened RoI features, each followed by a ReLU."
     def __init__(
@@ -33,7 +33,7 @@ class TwoMLPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:   # (R, C, 7, 7) → (R, representation_size)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
 
-# %% ../nbs/13_head.ipynb #dcdc4a01
+# %% ../nbs/13_head.ipynb #6f5db88f
 class FastRCNNConvFCHead(nn.Sequential):
     "Convolutions, then fully connected layers: the box head of `fasterrcnn_resnet50_fpn_v2`."
     def __init__(
@@ -60,7 +60,7 @@ class FastRCNNConvFCHead(nn.Sequential):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-# %% ../nbs/13_head.ipynb #68c76a48
+# %% ../nbs/13_head.ipynb #c7a8c7c8
 class FastRCNNPredictor(nn.Module):
     "Class logits, and for every class four deltas."
     def __init__(
@@ -76,7 +76,7 @@ class FastRCNNPredictor(nn.Module):
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
-# %% ../nbs/13_head.ipynb #75fc7d21
+# %% ../nbs/13_head.ipynb #8427a032
 def fastrcnn_losses(
     class_logits: Tensor,    # (R, C)
     box_deltas: Tensor,      # (R, 4C)
@@ -93,7 +93,7 @@ def fastrcnn_losses(
     loss_box = F.smooth_l1_loss(predicted, target_deltas[objects].to(predicted.dtype), beta=beta, reduction="sum")
     return {"loss_classifier": F.cross_entropy(class_logits, labels), "loss_box_reg": loss_box / len(labels)}
 
-# %% ../nbs/13_head.ipynb #7f29c00c
+# %% ../nbs/13_head.ipynb #21ddc7aa
 def select_detections(
     class_logits: Tensor,        # (R, C) of one image
     box_deltas: Tensor,          # (R, 4C)
@@ -117,7 +117,7 @@ def select_detections(
     keep = batched_nms(boxes, scores, labels, nms_thresh)[:detections_per_img]
     return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
 
-# %% ../nbs/13_head.ipynb #4a69164b
+# %% ../nbs/13_head.ipynb #c8956b13
 class RoIHeads(nn.Module):
     "Sampling, pooling, head, losses and detections; torchvision's arguments."
     def __init__(
