@@ -6,7 +6,7 @@
 __all__ = ['TwoMLPHead', 'FastRCNNConvFCHead', 'FastRCNNPredictor', 'at_least_float32', 'fastrcnn_losses', 'select_detections',
            'RoIHeads']
 
-# %% ../nbs/13_head.ipynb #a84f7d98
+# %% ../nbs/13_head.ipynb #6149218a
 from collections.abc import Callable
 
 import torch
@@ -19,7 +19,7 @@ from .iou import Matcher
 from .nms import batched_nms
 from .proposal_targets import sample_proposals
 
-# %% ../nbs/13_head.ipynb #4fabafc5
+# %% ../nbs/13_head.ipynb #4be1c9d9
 class TwoMLPHead(nn.Module):
     "Two fully connected layers over the flattened RoI features, each followed by a ReLU."
     def __init__(
@@ -34,7 +34,7 @@ class TwoMLPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:   # (R, C, 7, 7) → (R, representation_size)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
 
-# %% ../nbs/13_head.ipynb #14c7bb79
+# %% ../nbs/13_head.ipynb #fc18e184
 class FastRCNNConvFCHead(nn.Sequential):
     "Convolutions, then fully connected layers: the box head of `fasterrcnn_resnet50_fpn_v2`."
     def __init__(
@@ -61,7 +61,7 @@ class FastRCNNConvFCHead(nn.Sequential):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-# %% ../nbs/13_head.ipynb #15b7ca46
+# %% ../nbs/13_head.ipynb #f2cbf1e2
 class FastRCNNPredictor(nn.Module):
     "Class logits, and for every class four deltas."
     def __init__(
@@ -77,14 +77,14 @@ class FastRCNNPredictor(nn.Module):
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
-# %% ../nbs/13_head.ipynb #105210f4
+# %% ../nbs/13_head.ipynb #c470c8ee
 def at_least_float32(
     x: Tensor,
 ) -> Tensor:      # float32 for half precision, else as it was
     "Half precision is for layers: bfloat16 has 8 bits, which puts a box at pixel 500 on a grid of 2 pixels."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/13_head.ipynb #cbc1cc86
+# %% ../nbs/13_head.ipynb #d5e7b136
 def fastrcnn_losses(
     class_logits: Tensor,    # (R, C)
     box_deltas: Tensor,      # (R, 4C)
@@ -102,7 +102,7 @@ def fastrcnn_losses(
     loss_box = F.smooth_l1_loss(predicted, target_deltas[objects].to(predicted.dtype), beta=beta, reduction="sum")
     return {"loss_classifier": F.cross_entropy(class_logits, labels), "loss_box_reg": loss_box / len(labels)}
 
-# %% ../nbs/13_head.ipynb #11ef5ba0
+# %% ../nbs/13_head.ipynb #4ed2bb80
 def select_detections(
     class_logits: Tensor,        # (R, C) of one image
     box_deltas: Tensor,          # (R, 4C)
@@ -126,7 +126,7 @@ def select_detections(
     keep = batched_nms(boxes, scores, labels, nms_thresh)[:detections_per_img]
     return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
 
-# %% ../nbs/13_head.ipynb #e8076539
+# %% ../nbs/13_head.ipynb #d3970e55
 class RoIHeads(nn.Module):
     "Sampling, pooling, head, losses and detections; torchvision's arguments."
     def __init__(

@@ -7,7 +7,7 @@ __all__ = ['MAX_ENTRIES', 'as_rois', 'pair', 'check_rois', 'torchvision_kernel',
            'csr_product', 'SparseMap', 'cell_rows', 'pool_rows', 'roi_align', 'RoIAlign', 'RoIPool', 'roi_levels',
            'level_scales', 'MultiScaleRoIAlign']
 
-# %% ../nbs/12_roi_pool.ipynb #c5602e83
+# %% ../nbs/12_roi_pool.ipynb #82283a93
 import warnings
 from collections.abc import Callable
 from numbers import Integral
@@ -19,7 +19,7 @@ import torchvision
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-# %% ../nbs/12_roi_pool.ipynb #3826a8a2
+# %% ../nbs/12_roi_pool.ipynb #a7f31ab5
 def as_rois(
     boxes: Tensor | list[Tensor],   # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4)
 ) -> Tensor:                        # (R, 5)
@@ -35,7 +35,7 @@ def as_rois(
             raise ValueError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
     return torch.cat([F.pad(b.detach(), (1, 0), value=i) for i, b in enumerate(boxes)])
 
-# %% ../nbs/12_roi_pool.ipynb #fc907132
+# %% ../nbs/12_roi_pool.ipynb #8a3a6150
 def pair(
     size: int | tuple[int, int],
 ) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def pair(
         raise ValueError(f"the output size is {size}: give one whole number ≥ 1, or (height, width)")
     return int(height_width[0]), int(height_width[1])
 
-# %% ../nbs/12_roi_pool.ipynb #9e804086
+# %% ../nbs/12_roi_pool.ipynb #30c4eb45
 def check_rois(
     input: Tensor,   # (N, C, H, W)
     rois: Tensor,    # (R, 5) rows (image, x1, y1, x2, y2)
@@ -64,7 +64,7 @@ def check_rois(
         raise ValueError(f"RoI {i} is {rois[i].tolist()} (image, x1, y1, x2, y2): all must be finite, "
                          f"the image one of 0 … {len(input) - 1}")
 
-# %% ../nbs/12_roi_pool.ipynb #e05f1b23
+# %% ../nbs/12_roi_pool.ipynb #48f78108
 def torchvision_kernel(
     kernel: Callable[..., Tensor],   # one of torchvision.ops
     input: Tensor,                   # (N, C, H, W)
@@ -75,7 +75,7 @@ def torchvision_kernel(
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     return kernel(input.to(wide), rois.to(wide), *arguments).to(input.dtype)
 
-# %% ../nbs/12_roi_pool.ipynb #ebb88f14
+# %% ../nbs/12_roi_pool.ipynb #b78ecb36
 def roi_pool(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -87,7 +87,7 @@ def roi_pool(
     check_rois(input, rois)
     return torchvision_kernel(torchvision.ops.roi_pool, input, rois, pair(output_size), spatial_scale)
 
-# %% ../nbs/12_roi_pool.ipynb #d19e78cb
+# %% ../nbs/12_roi_pool.ipynb #3bec363f
 def axis_weights(
     start: Tensor,        # (R,) where the RoI begins on this axis, cells
     length: Tensor,       # (R,) how long it is, cells
@@ -116,7 +116,7 @@ def axis_weights(
     weights.scatter_add_(2, lower - first, lower_weight).scatter_add_(2, upper - first, upper_weight)
     return torch.minimum(first + torch.arange(run, device=points.device), last), weights
 
-# %% ../nbs/12_roi_pool.ipynb #76678a0d
+# %% ../nbs/12_roi_pool.ipynb #4ddc142a
 def roi_align_map(
     start: Tensor,        # (R, 2) x and y where a RoI begins, cells of its own map
     length: Tensor,       # (R, 2) its width and height, cells
@@ -136,7 +136,7 @@ def roi_align_map(
     cells = y.shape[2] * x.shape[2]
     return rows.reshape(bins, cells), weights.reshape(bins, cells)
 
-# %% ../nbs/12_roi_pool.ipynb #d2350172
+# %% ../nbs/12_roi_pool.ipynb #a2a5ae54
 def csr_product(
     row_starts: Tensor,   # (B + 1,) int32
     columns: Tensor,      # (nonzeros,) int32
@@ -152,7 +152,7 @@ def csr_product(
         return torch.sparse_csr_tensor(row_starts, columns, values, (len(row_starts) - 1, len(dense)),
                                        check_invariants=False) @ dense
 
-# %% ../nbs/12_roi_pool.ipynb #c35c1b09
+# %% ../nbs/12_roi_pool.ipynb #f81f9b43
 class SparseMap(torch.autograd.Function):
     "rows ↦ A·rows for a sparse A with K entries a row; the gradient is Aᵀ·grad, a sparse product again."
     @staticmethod
@@ -178,14 +178,14 @@ class SparseMap(torch.autograd.Function):
         parts = (torch.from_numpy(a) for a in (transposed.indptr, transposed.indices, transposed.data))
         return csr_product(*parts, grad.contiguous()), None, None
 
-# %% ../nbs/12_roi_pool.ipynb #a0af4116
+# %% ../nbs/12_roi_pool.ipynb #f264dc45
 def cell_rows(
     x: Tensor,    # (N, C, H, W)
 ) -> Tensor:      # (N·H·W, C); no copy when x is channels_last
     "A batch of feature maps as one row a cell."
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #c7f89cd6
+# %% ../nbs/12_roi_pool.ipynb #229dd36e
 def pool_rows(
     rows: Tensor,                   # (M, C) cells of all maps
     columns: Tensor,                # (R·P·Q, K)
@@ -199,10 +199,10 @@ def pool_rows(
     pooled = SparseMap.apply(wide, columns, weights.to(wide.dtype)).to(rows.dtype)
     return pooled.unflatten(0, (-1, *output_size)).permute(0, 3, 1, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #42f90aab
+# %% ../nbs/12_roi_pool.ipynb #212a31c0
 MAX_ENTRIES = 2 ** 26    # of the sparse matrix, 1 GB; torchvision's kernel holds one RoI at a time
 
-# %% ../nbs/12_roi_pool.ipynb #d181c280
+# %% ../nbs/12_roi_pool.ipynb #25484757
 def roi_align(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -236,7 +236,7 @@ def roi_align(
     pooled = pool_rows(cell_rows(input), columns, weights, (bins_y, bins_x))
     return pooled.contiguous() if input.is_contiguous() else pooled     # the memory format of the maps
 
-# %% ../nbs/12_roi_pool.ipynb #dfbeb025
+# %% ../nbs/12_roi_pool.ipynb #e364dd47
 class RoIAlign(nn.Module):
     "`roi_align` as a module."
     def __init__(
@@ -257,7 +257,7 @@ class RoIAlign(nn.Module):
         return (f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
                 f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}")
 
-# %% ../nbs/12_roi_pool.ipynb #a489cce2
+# %% ../nbs/12_roi_pool.ipynb #e27a7ee1
 class RoIPool(nn.Module):
     "`roi_pool` as a module."
     def __init__(
@@ -274,7 +274,7 @@ class RoIPool(nn.Module):
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
-# %% ../nbs/12_roi_pool.ipynb #6dd5245e
+# %% ../nbs/12_roi_pool.ipynb #76a51955
 def roi_levels(
     boxes: Tensor,                  # (R, 4) xyxy, pixels
     min_level: int,                 # k of the finest map: its stride is 2^k
@@ -288,7 +288,7 @@ def roi_levels(
     level = torch.floor(canonical_level + torch.log2(size / canonical_scale) + 1e-6)
     return (level.clamp(min=min_level, max=max_level) - min_level).to(torch.int64)
 
-# %% ../nbs/12_roi_pool.ipynb #c3ac3730
+# %% ../nbs/12_roi_pool.ipynb #01aa23f2
 def level_scales(
     maps: list[Tensor],                   # per level (N, C, H, W)
     image_sizes: list[tuple[int, int]],   # (height, width) of each image without padding, pixels
@@ -304,7 +304,7 @@ def level_scales(
         scales.append(2.0 ** exponents.pop())
     return scales
 
-# %% ../nbs/12_roi_pool.ipynb #1e53f32f
+# %% ../nbs/12_roi_pool.ipynb #4c8969a4
 class MultiScaleRoIAlign(nn.Module):
     "RoIAlign that takes each RoI from the level of the pyramid that fits its size; torchvision's arguments."
     def __init__(
