@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['nms', 'batched_nms', 'select_proposals']
 
-# %% ../nbs/10_nms.ipynb #54228ad2
+# %% ../nbs/10_nms.ipynb #fecb4370
 import torch
 import torchvision
 from torch import Tensor
 
 from .boxes import clip_boxes_to_image, decode_boxes
 
-# %% ../nbs/10_nms.ipynb #69dd8255
+# %% ../nbs/10_nms.ipynb #dd803c5e
 def nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -21,7 +21,7 @@ def nms(
     "Greedy non-maximum suppression, by torchvision's compiled kernel."
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
-# %% ../nbs/10_nms.ipynb #4f03c098
+# %% ../nbs/10_nms.ipynb #bb0cd0c5
 def batched_nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -37,7 +37,7 @@ def batched_nms(
     offsets = idxs.to(boxes) * distance
     return nms(boxes + offsets[:, None], scores, iou_threshold)
 
-# %% ../nbs/10_nms.ipynb #6454e817
+# %% ../nbs/10_nms.ipynb #9b86700c
 def select_proposals(
     objectness_logits: list[Tensor],          # per level (N, A), detached
     deltas: list[Tensor],                     # per level (N, A, 4), detached
@@ -59,7 +59,8 @@ def select_proposals(
         boxes_kept.append(decode_boxes(level_deltas[rows, top], level_anchors[top]))
         logits_kept.append(top_logits)
         levels.append(torch.full_like(top[0], level))
-    scores, boxes, level = torch.cat(logits_kept, dim=1).sigmoid(), torch.cat(boxes_kept, dim=1), torch.cat(levels)
+    scores, boxes = torch.cat(logits_kept, dim=1).sigmoid(), torch.cat(boxes_kept, dim=1)
+    level = torch.cat(levels)
     final_boxes, final_scores = [], []
     for image_boxes, image_scores, size in zip(boxes, scores, image_sizes):
         image_boxes = clip_boxes_to_image(image_boxes, size)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RPNHead', 'flatten_head_output', 'RegionProposalNetwork']
 
-# %% ../nbs/08_rpn.ipynb #e26a201b
+# %% ../nbs/08_rpn.ipynb #b12f0fda
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from .iou import Matcher
 from .nms import select_proposals
 from .rpn_loss import assign_anchors, rpn_losses, sample_anchors
 
-# %% ../nbs/08_rpn.ipynb #05e154e4
+# %% ../nbs/08_rpn.ipynb #61d8e391
 class RPNHead(nn.Module):
     "A 3×3 convolution, then for each anchor of a cell one objectness logit and four deltas."
     def __init__(
@@ -23,9 +23,8 @@ class RPNHead(nn.Module):
         conv_depth: int = 1,   # number of 3×3 convolutions
     ):
         super().__init__()
-        self.conv = nn.Sequential(*[
-            nn.Sequential(nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1), nn.ReLU(inplace=True))
-            for _ in range(conv_depth)])
+        def convolution(): return nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1)
+        self.conv = nn.Sequential(*[nn.Sequential(convolution(), nn.ReLU(inplace=True)) for _ in range(conv_depth)])
         self.cls_logits = nn.Conv2d(in_channels, num_anchors, kernel_size=1)
         self.bbox_pred = nn.Conv2d(in_channels, 4 * num_anchors, kernel_size=1)
         for layer in self.modules():
@@ -40,7 +39,7 @@ class RPNHead(nn.Module):
         hidden = [self.conv(x) for x in feature_maps]
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
-# %% ../nbs/08_rpn.ipynb #43a370d6
+# %% ../nbs/08_rpn.ipynb #26c7bf7b
 def flatten_head_output(
     output: Tensor,   # (N, A·K, H, W), as a 1×1 convolution gives it
     columns: int,     # K, numbers an anchor: 1 logit or 4 deltas
@@ -48,7 +47,7 @@ def flatten_head_output(
     "Head output as one row an anchor: cell by cell, anchor fastest, as `grid_anchors` counts them."
     return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, columns)
 
-# %% ../nbs/08_rpn.ipynb #466a79e9
+# %% ../nbs/08_rpn.ipynb #3a27ca74
 class RegionProposalNetwork(nn.Module):
     "Head, anchors, proposals and, in training, the two losses; torchvision's arguments."
     def __init__(
@@ -84,14 +83,15 @@ class RegionProposalNetwork(nn.Module):
         "Proposals of each image and the losses `loss_objectness` and `loss_rpn_box_reg`."
         maps = list(features.values())
         logits, deltas = self.head(maps)
-        anchors = self.anchor_generator.levels(tuple(images.tensors.shape[-2:]), [tuple(m.shape[-2:]) for m in maps],
-                                               maps[0].dtype, maps[0].device)
+        grids = [tuple(m.shape[-2:]) for m in maps]
+        image_size = tuple(images.tensors.shape[-2:])
+        anchors = self.anchor_generator.levels(image_size, grids, maps[0].dtype, maps[0].device)
         logits = [flatten_head_output(x, 1).squeeze(-1) for x in logits]
         deltas = [flatten_head_output(x, 4) for x in deltas]
         for level, (x, level_anchors) in enumerate(zip(logits, anchors)):
             if x.shape[1] != len(level_anchors):
                 raise ValueError(f"level {level}: the head answers for {x.shape[1]} anchors but there are "
-                                 f"{len(level_anchors)}: give RPNHead the generator's number of anchors a cell")
+                                 f"{len(level_anchors)}: give RPNHead the generator's number of anchors")
         mode = "training" if self.training else "testing"
         proposals = select_proposals(
             [x.detach() for x in logits], [x.detach() for x in deltas], anchors, images.image_sizes,
@@ -104,6 +104,7 @@ class RegionProposalNetwork(nn.Module):
         anchors = torch.cat(anchors)
         gt_boxes = [t["boxes"] for t in targets]
         labels, matched_gt = assign_anchors(anchors, gt_boxes, self.proposal_matcher)
-        positive, negative = sample_anchors(labels, self.batch_size_per_image, self.positive_fraction, generator)
+        positive, negative = sample_anchors(labels, self.batch_size_per_image, self.positive_fraction,
+                                            generator)
         return proposals, rpn_losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors,
                                      gt_boxes, matched_gt, positive, negative)
