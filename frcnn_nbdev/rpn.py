@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RPNHead', 'flatten_head_output', 'RegionProposalNetwork']
 
-# %% ../nbs/08_rpn.ipynb #b12f0fda
+# %% ../nbs/08_rpn.ipynb #080fc020
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from .iou import Matcher
 from .nms import select_proposals
 from .rpn_loss import assign_anchors, rpn_losses, sample_anchors
 
-# %% ../nbs/08_rpn.ipynb #61d8e391
+# %% ../nbs/08_rpn.ipynb #9f0c373e
 class RPNHead(nn.Module):
     "A 3×3 convolution, then for each anchor of a cell one objectness logit and four deltas."
     def __init__(
@@ -23,8 +23,9 @@ class RPNHead(nn.Module):
         conv_depth: int = 1,   # number of 3×3 convolutions
     ):
         super().__init__()
-        def convolution(): return nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1)
-        self.conv = nn.Sequential(*[nn.Sequential(convolution(), nn.ReLU(inplace=True)) for _ in range(conv_depth)])
+        self.conv = nn.Sequential(*[
+            nn.Sequential(nn.Conv2d(in_channels, in_channels, 3, padding=1), nn.ReLU(inplace=True))
+            for _ in range(conv_depth)])
         self.cls_logits = nn.Conv2d(in_channels, num_anchors, kernel_size=1)
         self.bbox_pred = nn.Conv2d(in_channels, 4 * num_anchors, kernel_size=1)
         for layer in self.modules():
@@ -39,7 +40,7 @@ class RPNHead(nn.Module):
         hidden = [self.conv(x) for x in feature_maps]
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
-# %% ../nbs/08_rpn.ipynb #26c7bf7b
+# %% ../nbs/08_rpn.ipynb #1acc75e9
 def flatten_head_output(
     output: Tensor,   # (N, A·K, H, W), as a 1×1 convolution gives it
     columns: int,     # K, numbers an anchor: 1 logit or 4 deltas
@@ -47,7 +48,7 @@ def flatten_head_output(
     "Head output as one row an anchor: cell by cell, anchor fastest, as `grid_anchors` counts them."
     return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, columns)
 
-# %% ../nbs/08_rpn.ipynb #3a27ca74
+# %% ../nbs/08_rpn.ipynb #69dd9a2b
 class RegionProposalNetwork(nn.Module):
     "Head, anchors, proposals and, in training, the two losses; torchvision's arguments."
     def __init__(
