@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['nms', 'batched_nms', 'select_proposals']
 
-# %% ../nbs/10_nms.ipynb #c8305fda
+# %% ../nbs/10_nms.ipynb #5e27b82a
 import torch
 import torchvision
 from torch import Tensor
 
 from .boxes import clip_boxes_to_image, decode_boxes
 
-# %% ../nbs/10_nms.ipynb #61475783
+# %% ../nbs/10_nms.ipynb #2d9e1d91
 def nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -21,7 +21,7 @@ def nms(
     "Greedy non-maximum suppression, by torchvision's compiled kernel."
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
-# %% ../nbs/10_nms.ipynb #72cc7711
+# %% ../nbs/10_nms.ipynb #f7463f60
 def batched_nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -37,7 +37,7 @@ def batched_nms(
     offsets = idxs.to(boxes) * distance
     return nms(boxes + offsets[:, None], scores, iou_threshold)
 
-# %% ../nbs/10_nms.ipynb #48d417f4
+# %% ../nbs/10_nms.ipynb #bcfb7688
 def select_proposals(
     objectness_logits: list[Tensor],          # per level (N, A), detached
     deltas: list[Tensor],                     # per level (N, A, 4), detached

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['assign_proposals', 'sample_proposals']
 
-# %% ../nbs/11_proposal_targets.ipynb #296578d8
+# %% ../nbs/11_proposal_targets.ipynb #51850f47
 import torch
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from .boxes import encode_boxes
 from .iou import Matcher, box_iou
 from .rpn_loss import sample_balanced
 
-# %% ../nbs/11_proposal_targets.ipynb #8697fcc0
+# %% ../nbs/11_proposal_targets.ipynb #686fb675
 def assign_proposals(
     proposals: Tensor,         # (P, 4) xyxy, pixels
     gt_boxes: Tensor,          # (R, 4) xyxy, pixels
@@ -30,7 +30,7 @@ def assign_proposals(
     labels = torch.where(matches == Matcher.BELOW_LOW_THRESHOLD, 0, labels)
     return torch.where(matches == Matcher.BETWEEN_THRESHOLDS, -1, labels), matched
 
-# %% ../nbs/11_proposal_targets.ipynb #ff34347a
+# %% ../nbs/11_proposal_targets.ipynb #b66e026f
 def sample_proposals(
     proposals: list[Tensor],                    # per image (P, 4) xyxy, pixels
     targets: list[dict[str, Tensor]],           # per image "boxes" (R, 4) and "labels" (R,)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RPNHead', 'flatten_head_output', 'RegionProposalNetwork']
 
-# %% ../nbs/08_rpn.ipynb #080fc020
+# %% ../nbs/08_rpn.ipynb #c82930b9
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from .iou import Matcher
 from .nms import select_proposals
 from .rpn_loss import assign_anchors, rpn_losses, sample_anchors
 
-# %% ../nbs/08_rpn.ipynb #9f0c373e
+# %% ../nbs/08_rpn.ipynb #0211300e
 class RPNHead(nn.Module):
     "A 3×3 convolution, then for each anchor of a cell one objectness logit and four deltas."
     def __init__(
@@ -40,7 +40,7 @@ class RPNHead(nn.Module):
         hidden = [self.conv(x) for x in feature_maps]
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
-# %% ../nbs/08_rpn.ipynb #1acc75e9
+# %% ../nbs/08_rpn.ipynb #b9787282
 def flatten_head_output(
     output: Tensor,   # (N, A·K, H, W), as a 1×1 convolution gives it
     columns: int,     # K, numbers an anchor: 1 logit or 4 deltas
@@ -48,7 +48,7 @@ def flatten_head_output(
     "Head output as one row an anchor: cell by cell, anchor fastest, as `grid_anchors` counts them."
     return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, columns)
 
-# %% ../nbs/08_rpn.ipynb #69dd9a2b
+# %% ../nbs/08_rpn.ipynb #7d570e38
 class RegionProposalNetwork(nn.Module):
     "Head, anchors, proposals and, in training, the two losses; torchvision's arguments."
     def __init__(

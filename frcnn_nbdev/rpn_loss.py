@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['assign_anchors', 'sample_balanced', 'sample_anchors', 'rpn_losses']
 
-# %% ../nbs/09_rpn_loss.ipynb #1e92cc7e
+# %% ../nbs/09_rpn_loss.ipynb #cb2e0a35
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from .boxes import encode_boxes
 from .iou import Matcher, box_iou
 
-# %% ../nbs/09_rpn_loss.ipynb #b3df3175
+# %% ../nbs/09_rpn_loss.ipynb #881904f8
 def assign_anchors(
     anchors: Tensor,               # (A, 4) xyxy, pixels, the same for every image
     gt_boxes: list[Tensor],        # per image (R, 4) xyxy, pixels
@@ -33,7 +33,7 @@ def assign_anchors(
         matched.append(matches.clamp(min=0))
     return torch.stack(labels), torch.stack(matched)
 
-# %% ../nbs/09_rpn_loss.ipynb #1dd88b31
+# %% ../nbs/09_rpn_loss.ipynb #5f7b4730
 def sample_balanced(
     labels: Tensor,                            # (A,) int64: ≥ 1 positive, 0 negative, −1 ignored
     batch_size: int,                           # number of elements to draw
@@ -50,7 +50,7 @@ def sample_balanced(
         return candidates[order[:n]].sort().values
     return draw(positive, num_positive), draw(negative, num_negative)
 
-# %% ../nbs/09_rpn_loss.ipynb #ecaaf544
+# %% ../nbs/09_rpn_loss.ipynb #60c8ec0f
 def sample_anchors(
     labels: Tensor,                            # (N, A) int64: 1, 0 or −1
     batch_size_per_image: int,
@@ -63,7 +63,7 @@ def sample_anchors(
     return (torch.cat([p + o for (p, _), o in zip(pairs, offsets)]),
             torch.cat([n + o for (_, n), o in zip(pairs, offsets)]))
 
-# %% ../nbs/09_rpn_loss.ipynb #2c7b62c7
+# %% ../nbs/09_rpn_loss.ipynb #702de586
 def rpn_losses(
     objectness_logits: Tensor,     # (N, A)
     deltas: Tensor,                # (N, A, 4), predicted
