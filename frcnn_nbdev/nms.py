@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['nms', 'batched_nms', 'select_proposals']
 
-# %% ../nbs/10_nms.ipynb #252eaeb5
+# %% ../nbs/10_nms.ipynb #5e27b82a
 import torch
 import torchvision
 from torch import Tensor
 
 from .boxes import clip_boxes_to_image, decode_boxes
 
-# %% ../nbs/10_nms.ipynb #0ebe01b0
+# %% ../nbs/10_nms.ipynb #2d9e1d91
 def nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -21,7 +21,7 @@ def nms(
     "Greedy non-maximum suppression, by torchvision's compiled kernel."
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
-# %% ../nbs/10_nms.ipynb #a5c403f0
+# %% ../nbs/10_nms.ipynb #f7463f60
 def batched_nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -32,10 +32,12 @@ def batched_nms(
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
     # Moving each group to a place of its own makes groups disjoint; one call then does for all.
-    offsets = idxs.to(boxes) * (boxes.max() + 1)
+    # Boxes that were not clipped may begin left of 0, which the distance must cover too.
+    distance = boxes.max() - boxes.min().clamp(max=0) + 1
+    offsets = idxs.to(boxes) * distance
     return nms(boxes + offsets[:, None], scores, iou_threshold)
 
-# %% ../nbs/10_nms.ipynb #dd7409b7
+# %% ../nbs/10_nms.ipynb #bcfb7688
 def select_proposals(
     objectness_logits: list[Tensor],          # per level (N, A), detached
     deltas: list[Tensor],                     # per level (N, A, 4), detached
@@ -57,7 +59,8 @@ def select_proposals(
         boxes_kept.append(decode_boxes(level_deltas[rows, top], level_anchors[top]))
         logits_kept.append(top_logits)
         levels.append(torch.full_like(top[0], level))
-    scores, boxes, level = torch.cat(logits_kept, dim=1).sigmoid(), torch.cat(boxes_kept, dim=1), torch.cat(levels)
+    scores, boxes = torch.cat(logits_kept, dim=1).sigmoid(), torch.cat(boxes_kept, dim=1)
+    level = torch.cat(levels)
     final_boxes, final_scores = [], []
     for image_boxes, image_scores, size in zip(boxes, scores, image_sizes):
         image_boxes = clip_boxes_to_image(image_boxes, size)

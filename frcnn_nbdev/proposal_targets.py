@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['assign_proposals', 'sample_proposals']
 
-# %% ../nbs/11_proposal_targets.ipynb #cfa9006b
+# %% ../nbs/11_proposal_targets.ipynb #51850f47
 import torch
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from .boxes import encode_boxes
 from .iou import Matcher, box_iou
 from .rpn_loss import sample_balanced
 
-# %% ../nbs/11_proposal_targets.ipynb #43f49df7
+# %% ../nbs/11_proposal_targets.ipynb #686fb675
 def assign_proposals(
     proposals: Tensor,         # (P, 4) xyxy, pixels
     gt_boxes: Tensor,          # (R, 4) xyxy, pixels
@@ -30,7 +30,7 @@ def assign_proposals(
     labels = torch.where(matches == Matcher.BELOW_LOW_THRESHOLD, 0, labels)
     return torch.where(matches == Matcher.BETWEEN_THRESHOLDS, -1, labels), matched
 
-# %% ../nbs/11_proposal_targets.ipynb #afd9e2de
+# %% ../nbs/11_proposal_targets.ipynb #b66e026f
 def sample_proposals(
     proposals: list[Tensor],                    # per image (P, 4) xyxy, pixels
     targets: list[dict[str, Tensor]],           # per image "boxes" (R, 4) and "labels" (R,)
@@ -39,17 +39,17 @@ def sample_proposals(
     batch_size_per_image: int,                  # RoIs drawn from each image
     positive_fraction: float,                   # largest share of objects among them
     weights: tuple[float, float, float, float], # of the deltas
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None,   # of the sampling; None: torch's default one
 ) -> tuple[list[Tensor], Tensor, Tensor]:       # per image (S, 4) RoIs; of all: (ΣS,) labels, (ΣS, 4) deltas
-    "RoIs to train the head on, with their classes and deltas; the ground truth itself is among the candidates."
+    "RoIs to train the head on, with classes and deltas; the ground truth is among the candidates."
     rois, labels, deltas = [], [], []
     for boxes, target in zip(proposals, targets):
         gt_boxes = target["boxes"].to(boxes.dtype)
         # An untrained RPN may propose nothing near an object; its own box is always a positive.
         candidates = torch.cat((boxes, gt_boxes))
         candidate_labels, matched = assign_proposals(candidates, gt_boxes, target["labels"], matcher)
-        kept = torch.cat(sample_balanced(candidate_labels, batch_size_per_image, positive_fraction, generator))
-        kept = kept.sort().values
+        drawn = sample_balanced(candidate_labels, batch_size_per_image, positive_fraction, generator)
+        kept = torch.cat(drawn).sort().values
         rois.append(candidates[kept])
         labels.append(candidate_labels[kept])
         if len(gt_boxes) == 0:     # background only: the deltas are never used

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RPNHead', 'flatten_head_output', 'RegionProposalNetwork']
 
-# %% ../nbs/08_rpn.ipynb #70b7a95e
+# %% ../nbs/08_rpn.ipynb #c82930b9
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from .iou import Matcher
 from .nms import select_proposals
 from .rpn_loss import assign_anchors, rpn_losses, sample_anchors
 
-# %% ../nbs/08_rpn.ipynb #b93aedc6
+# %% ../nbs/08_rpn.ipynb #0211300e
 class RPNHead(nn.Module):
     "A 3×3 convolution, then for each anchor of a cell one objectness logit and four deltas."
     def __init__(
@@ -24,7 +24,7 @@ class RPNHead(nn.Module):
     ):
         super().__init__()
         self.conv = nn.Sequential(*[
-            nn.Sequential(nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1), nn.ReLU(inplace=True))
+            nn.Sequential(nn.Conv2d(in_channels, in_channels, 3, padding=1), nn.ReLU(inplace=True))
             for _ in range(conv_depth)])
         self.cls_logits = nn.Conv2d(in_channels, num_anchors, kernel_size=1)
         self.bbox_pred = nn.Conv2d(in_channels, 4 * num_anchors, kernel_size=1)
@@ -40,7 +40,7 @@ class RPNHead(nn.Module):
         hidden = [self.conv(x) for x in feature_maps]
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
-# %% ../nbs/08_rpn.ipynb #526d1368
+# %% ../nbs/08_rpn.ipynb #b9787282
 def flatten_head_output(
     output: Tensor,   # (N, A·K, H, W), as a 1×1 convolution gives it
     columns: int,     # K, numbers an anchor: 1 logit or 4 deltas
@@ -48,7 +48,7 @@ def flatten_head_output(
     "Head output as one row an anchor: cell by cell, anchor fastest, as `grid_anchors` counts them."
     return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, columns)
 
-# %% ../nbs/08_rpn.ipynb #0dd4db8a
+# %% ../nbs/08_rpn.ipynb #7d570e38
 class RegionProposalNetwork(nn.Module):
     "Head, anchors, proposals and, in training, the two losses; torchvision's arguments."
     def __init__(
@@ -84,11 +84,15 @@ class RegionProposalNetwork(nn.Module):
         "Proposals of each image and the losses `loss_objectness` and `loss_rpn_box_reg`."
         maps = list(features.values())
         logits, deltas = self.head(maps)
+        grids = [tuple(m.shape[-2:]) for m in maps]
         image_size = tuple(images.tensors.shape[-2:])
-        anchors = self.anchor_generator.levels(image_size, [tuple(m.shape[-2:]) for m in maps],
-                                               maps[0].dtype, maps[0].device)
+        anchors = self.anchor_generator.levels(image_size, grids, maps[0].dtype, maps[0].device)
         logits = [flatten_head_output(x, 1).squeeze(-1) for x in logits]
         deltas = [flatten_head_output(x, 4) for x in deltas]
+        for level, (x, level_anchors) in enumerate(zip(logits, anchors)):
+            if x.shape[1] != len(level_anchors):
+                raise ValueError(f"level {level}: the head answers for {x.shape[1]} anchors but there are "
+                                 f"{len(level_anchors)}: give RPNHead the generator's number of anchors")
         mode = "training" if self.training else "testing"
         proposals = select_proposals(
             [x.detach() for x in logits], [x.detach() for x in deltas], anchors, images.image_sizes,
@@ -99,7 +103,9 @@ class RegionProposalNetwork(nn.Module):
         if targets is None:
             raise ValueError("targets are missing: training needs the boxes and labels of each image")
         anchors = torch.cat(anchors)
-        labels, matched_gt = assign_anchors(anchors, [t["boxes"] for t in targets], self.proposal_matcher)
-        positive, negative = sample_anchors(labels, self.batch_size_per_image, self.positive_fraction, generator)
+        gt_boxes = [t["boxes"] for t in targets]
+        labels, matched_gt = assign_anchors(anchors, gt_boxes, self.proposal_matcher)
+        positive, negative = sample_anchors(labels, self.batch_size_per_image, self.positive_fraction,
+                                            generator)
         return proposals, rpn_losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors,
-                                     [t["boxes"] for t in targets], matched_gt, positive, negative)
+                                     gt_boxes, matched_gt, positive, negative)

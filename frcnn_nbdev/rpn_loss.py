@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['assign_anchors', 'sample_balanced', 'sample_anchors', 'rpn_losses']
 
-# %% ../nbs/09_rpn_loss.ipynb #570e6112
+# %% ../nbs/09_rpn_loss.ipynb #cb2e0a35
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from .boxes import encode_boxes
 from .iou import Matcher, box_iou
 
-# %% ../nbs/09_rpn_loss.ipynb #4f2679f3
+# %% ../nbs/09_rpn_loss.ipynb #881904f8
 def assign_anchors(
     anchors: Tensor,               # (A, 4) xyxy, pixels, the same for every image
     gt_boxes: list[Tensor],        # per image (R, 4) xyxy, pixels
@@ -28,11 +28,12 @@ def assign_anchors(
             continue
         matches = matcher(box_iou(boxes, anchors))
         # Above −1 positive, −1 (below the low threshold) background, −2 (between) ignored.
-        labels.append(torch.where(matches >= 0, 1, torch.where(matches == Matcher.BELOW_LOW_THRESHOLD, 0, -1)))
+        is_background = matches == Matcher.BELOW_LOW_THRESHOLD
+        labels.append(torch.where(matches >= 0, 1, torch.where(is_background, 0, -1)))
         matched.append(matches.clamp(min=0))
     return torch.stack(labels), torch.stack(matched)
 
-# %% ../nbs/09_rpn_loss.ipynb #3710680c
+# %% ../nbs/09_rpn_loss.ipynb #5f7b4730
 def sample_balanced(
     labels: Tensor,                            # (A,) int64: ≥ 1 positive, 0 negative, −1 ignored
     batch_size: int,                           # number of elements to draw
@@ -49,7 +50,7 @@ def sample_balanced(
         return candidates[order[:n]].sort().values
     return draw(positive, num_positive), draw(negative, num_negative)
 
-# %% ../nbs/09_rpn_loss.ipynb #e753846b
+# %% ../nbs/09_rpn_loss.ipynb #60c8ec0f
 def sample_anchors(
     labels: Tensor,                            # (N, A) int64: 1, 0 or −1
     batch_size_per_image: int,
@@ -62,7 +63,7 @@ def sample_anchors(
     return (torch.cat([p + o for (p, _), o in zip(pairs, offsets)]),
             torch.cat([n + o for (_, n), o in zip(pairs, offsets)]))
 
-# %% ../nbs/09_rpn_loss.ipynb #f84b3ea0
+# %% ../nbs/09_rpn_loss.ipynb #702de586
 def rpn_losses(
     objectness_logits: Tensor,     # (N, A)
     deltas: Tensor,                # (N, A, 4), predicted
@@ -73,14 +74,17 @@ def rpn_losses(
     negative: Tensor,              # (Q,) int64 into N·A
     beta: float = 1 / 9,           # where smooth L1 turns from square to line
 ) -> dict[str, Tensor]:            # "loss_objectness", "loss_rpn_box_reg", both scalars
-    "Objectness and box loss of the sampled anchors (eq. 1 of Ren et al. 2015, in torchvision's normalisation)."
+    "Objectness and box loss of the sampled anchors: eq. 1 of Ren et al. 2015, normalised as in torchvision."
     num_anchors = len(anchors)
     sampled = torch.cat((positive, negative))
     wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative))).to(objectness_logits.dtype)
-    loss_objectness = F.binary_cross_entropy_with_logits(objectness_logits.flatten()[sampled], wanted)
+    logits = objectness_logits.flatten()[sampled]
+    loss_objectness = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     # Only the sampled positives need deltas: gather their boxes from the concatenated ground truth.
     starts = torch.tensor([0] + [len(b) for b in gt_boxes[:-1]], device=anchors.device).cumsum(0)
     gt_index = starts[positive // num_anchors] + matched_gt.flatten()[positive]
     target = encode_boxes(torch.cat(gt_boxes).to(anchors.dtype)[gt_index], anchors[positive % num_anchors])
-    loss_box = F.smooth_l1_loss(deltas.reshape(-1, 4)[positive], target.to(deltas.dtype), beta=beta, reduction="sum")
-    return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box / max(len(sampled), 1)}
+    predicted = deltas.reshape(-1, 4)[positive]
+    loss_box = F.smooth_l1_loss(predicted, target.to(deltas.dtype), beta=beta, reduction="sum")
+    count = max(len(sampled), 1)       # nothing sampled: a loss of 0 and not 0 / 0
+    return {"loss_objectness": loss_objectness / count, "loss_rpn_box_reg": loss_box / count}
