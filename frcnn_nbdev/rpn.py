@@ -86,9 +86,11 @@ class RegionProposalNetwork(nn.Module):
         logits, deltas = self.head(maps)
         grids = [tuple(m.shape[-2:]) for m in maps]
         image_size = tuple(images.tensors.shape[-2:])
-        anchors = self.anchor_generator.levels(image_size, grids, maps[0].dtype, maps[0].device)
-        logits = [flatten_head_output(x, 1).squeeze(-1) for x in logits]
-        deltas = [flatten_head_output(x, 4) for x in deltas]
+        # In half precision the network may run, but a pixel in it is only exact up to 256.
+        dtype = torch.promote_types(maps[0].dtype, torch.float32)
+        anchors = self.anchor_generator.levels(image_size, grids, dtype, maps[0].device)
+        logits = [flatten_head_output(x, 1).squeeze(-1).to(dtype) for x in logits]
+        deltas = [flatten_head_output(x, 4).to(dtype) for x in deltas]
         for level, (x, level_anchors) in enumerate(zip(logits, anchors)):
             if x.shape[1] != len(level_anchors):
                 raise ValueError(f"level {level}: the head answers for {x.shape[1]} anchors but there are "
