@@ -199,8 +199,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr * lr_factor(share_done(), warmup)
             images, targets = to_device(images, targets, accelerator.device)
-            losses = wrapped(images, targets, generator=generator) if ours else wrapped(images, targets)
-            check_losses(losses, step + 1, [name_of(int(t["image_id"])) if "image_id" in t else "?" for t in targets])
+            files = [name_of(int(t["image_id"])) if "image_id" in t else "?" for t in targets]
+            try:
+                losses = wrapped(images, targets, generator=generator) if ours else wrapped(images, targets)
+            except ValueError as error:      # weights that became NaN show first as proposals that are none
+                raise ValueError(f"step {step + 1} on the images {', '.join(files)}: {error}") from error
+            check_losses(losses, step + 1, files)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(sum(losses.values()))
             accelerator.clip_grad_norm_(model.parameters(), clip_norm)
