@@ -8,7 +8,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'ImageTr
            'fasterrcnn_resnet50_fpn_v2', 'mobilenet_detector', 'fasterrcnn_mobilenet_v3_large_fpn',
            'fasterrcnn_mobilenet_v3_large_320_fpn', 'vgg16_box_head', 'fasterrcnn_vgg16']
 
-# %% ../nbs/14_faster_rcnn.ipynb #31202ad7
+# %% ../nbs/14_faster_rcnn.ipynb #e0ee999d
 import warnings
 from collections import OrderedDict
 from enum import Enum
@@ -41,7 +41,7 @@ from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from .roi_pool import MultiScaleRoIAlign
 from .rpn import RegionProposalNetwork, RPNHead
 
-# %% ../nbs/14_faster_rcnn.ipynb #e2758d1f
+# %% ../nbs/14_faster_rcnn.ipynb #771cfa4c
 class ImageList:
     "Images of different sizes in one padded tensor, with the size of each before padding."
     def __init__(
@@ -54,7 +54,7 @@ class ImageList:
     def to(self, device: torch.device | str) -> "ImageList":
         return ImageList(self.tensors.to(device), self.image_sizes)
 
-# %% ../nbs/14_faster_rcnn.ipynb #85781291
+# %% ../nbs/14_faster_rcnn.ipynb #51d5de95
 def scale_boxes(
     boxes: Tensor,                # (R, 4) xyxy, pixels of an image of size `old`
     old: tuple[int, int],         # (height, width)
@@ -65,7 +65,7 @@ def scale_boxes(
     y, x = (torch.tensor(new, dtype=torch.float32) / torch.tensor(old, dtype=torch.float32)).to(boxes).unbind()
     return boxes * torch.stack((x, y, x, y))
 
-# %% ../nbs/14_faster_rcnn.ipynb #2dde2793
+# %% ../nbs/14_faster_rcnn.ipynb #d0588e22
 class ImageTransform(nn.Module):
     """Normalise, resize and pad the images; scale the targets, and the detections back.
 
@@ -152,7 +152,7 @@ class ImageTransform(nn.Module):
         return [{**d, "boxes": scale_boxes(d["boxes"], new, old)}
                 for d, new, old in zip(detections, image_sizes, original_sizes)]
 
-# %% ../nbs/14_faster_rcnn.ipynb #7595d621
+# %% ../nbs/14_faster_rcnn.ipynb #edcbc173
 def check_targets(
     targets: list[dict[str, Tensor]] | None,
     num_images: int,
@@ -186,10 +186,10 @@ def check_targets(
             raise ValueError(f"target {i}: label {j} is {int(labels[j])}; classes are 1 … "
                              f"{'' if num_classes is None else num_classes - 1} and 0 is background")
 
-# %% ../nbs/14_faster_rcnn.ipynb #479238fc
+# %% ../nbs/14_faster_rcnn.ipynb #4718e792
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# %% ../nbs/14_faster_rcnn.ipynb #b8fb328f
+# %% ../nbs/14_faster_rcnn.ipynb #7b5dec49
 class FasterRCNN(nn.Module):
     """Faster R-CNN (Ren et al. 2015): torchvision's arguments, targets, losses, detections and weights.
 
@@ -318,7 +318,7 @@ class FasterRCNN(nn.Module):
         return losses, self.transform.postprocess(detections, batch.image_sizes,
                                                   [tuple(x.shape[-2:]) for x in images])
 
-# %% ../nbs/14_faster_rcnn.ipynb #db0b71b6
+# %% ../nbs/14_faster_rcnn.ipynb #0f7f56ec
 def compact_faster_rcnn(
     backbone: str,                      # a key of `features.BACKBONES`
     num_classes: int,                   # background included
@@ -344,7 +344,7 @@ def compact_faster_rcnn(
         box_predictor=FastRCNNPredictor(head_width, num_classes), **{**sizes, **kwargs})
     return model.to(memory_format=torch.channels_last)     # rows of cells without a copy, faster convolutions
 
-# %% ../nbs/14_faster_rcnn.ipynb #460d698d
+# %% ../nbs/14_faster_rcnn.ipynb #2daaa16e
 def detector_weights(
     weights: str | Path | Enum | None,   # a file, a member of `known`, its name, or None
     known: type[Enum] | None,            # torchvision's weights of this detector; None: there are none
@@ -378,7 +378,7 @@ def detector_weights(
                          "included: leave num_classes out and replace model.roi_heads.box_predictor afterwards")
     return state, source, len(state[key])
 
-# %% ../nbs/14_faster_rcnn.ipynb #fa428c70
+# %% ../nbs/14_faster_rcnn.ipynb #b033460a
 def trained_layers(
     is_trained: bool,       # weights were given, for the detector or its backbone
     given: int | None,      # what the user asks for
@@ -396,7 +396,7 @@ def trained_layers(
         raise ValueError(f"trainable_backbone_layers is {layers}: give 0 to {maximum}")
     return layers
 
-# %% ../nbs/14_faster_rcnn.ipynb #cb691bc0
+# %% ../nbs/14_faster_rcnn.ipynb #71f00de5
 def fasterrcnn_resnet50_fpn(
     *,
     weights: FasterRCNN_ResNet50_FPN_Weights | str | Path | None = None,       # of the detector; or a local file
@@ -425,7 +425,7 @@ def fasterrcnn_resnet50_fpn(
                     module.eps = 0.0
     return model
 
-# %% ../nbs/14_faster_rcnn.ipynb #dc8d68f7
+# %% ../nbs/14_faster_rcnn.ipynb #3415532a
 def fasterrcnn_resnet50_fpn_v2(
     *,
     weights: FasterRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,    # of the detector; or a local file
@@ -449,7 +449,7 @@ def fasterrcnn_resnet50_fpn_v2(
         fill_weights(model, state, source, "fasterrcnn_resnet50_fpn_v2")
     return model
 
-# %% ../nbs/14_faster_rcnn.ipynb #1477db08
+# %% ../nbs/14_faster_rcnn.ipynb #01331488
 def mobilenet_detector(
     name: str,                                                     # of the builder, for errors
     known: type[Enum],                                             # its weights
@@ -473,7 +473,7 @@ def mobilenet_detector(
         fill_weights(model, state, source, name)
     return model
 
-# %% ../nbs/14_faster_rcnn.ipynb #5d14038f
+# %% ../nbs/14_faster_rcnn.ipynb #515033fb
 def fasterrcnn_mobilenet_v3_large_fpn(
     *,
     weights: FasterRCNN_MobileNet_V3_Large_FPN_Weights | str | Path | None = None,   # or a local file
@@ -488,7 +488,7 @@ def fasterrcnn_mobilenet_v3_large_fpn(
         "fasterrcnn_mobilenet_v3_large_fpn", FasterRCNN_MobileNet_V3_Large_FPN_Weights, weights, progress,
         num_classes, weights_backbone, trainable_backbone_layers, **{"rpn_score_thresh": 0.05, **kwargs})
 
-# %% ../nbs/14_faster_rcnn.ipynb #8056f86d
+# %% ../nbs/14_faster_rcnn.ipynb #7ff0f658
 def fasterrcnn_mobilenet_v3_large_320_fpn(
     *,
     weights: FasterRCNN_MobileNet_V3_Large_320_FPN_Weights | str | Path | None = None,   # or a local file
@@ -505,7 +505,7 @@ def fasterrcnn_mobilenet_v3_large_320_fpn(
         "fasterrcnn_mobilenet_v3_large_320_fpn", FasterRCNN_MobileNet_V3_Large_320_FPN_Weights, weights, progress,
         num_classes, weights_backbone, trainable_backbone_layers, **{**defaults, **kwargs})
 
-# %% ../nbs/14_faster_rcnn.ipynb #861fa1ea
+# %% ../nbs/14_faster_rcnn.ipynb #654d889e
 def vgg16_box_head(
     model: nn.Module,       # torchvision's VGG16
 ) -> TwoMLPHead:            # (R, 512, 7, 7) → (R, 4096)
@@ -519,7 +519,7 @@ def vgg16_box_head(
                          "give head_width for a random head, or other weights")
     return head
 
-# %% ../nbs/14_faster_rcnn.ipynb #37029d55
+# %% ../nbs/14_faster_rcnn.ipynb #4a549b0e
 def fasterrcnn_vgg16(
     *,
     weights: str | Path | None = None,                     # of the detector: a local file
