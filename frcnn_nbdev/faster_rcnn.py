@@ -4,26 +4,44 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'ImageTransform', 'check_targets', 'FasterRCNN',
-           'compact_faster_rcnn']
+           'compact_faster_rcnn', 'detector_weights', 'trained_layers', 'fasterrcnn_resnet50_fpn',
+           'fasterrcnn_resnet50_fpn_v2', 'mobilenet_detector', 'fasterrcnn_mobilenet_v3_large_fpn',
+           'fasterrcnn_mobilenet_v3_large_320_fpn', 'vgg16_box_head', 'fasterrcnn_vgg16']
 
-# %% ../nbs/14_faster_rcnn.ipynb #5844f0d0
+# %% ../nbs/14_faster_rcnn.ipynb #e0ee999d
+import warnings
 from collections import OrderedDict
+from enum import Enum
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, VGG16_Weights
+from torchvision.models.detection import (
+    FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,
+    FasterRCNN_MobileNet_V3_Large_FPN_Weights,
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+)
+from torchvision.ops import FrozenBatchNorm2d
 
 from .anchors import AnchorGenerator
-from .features import build_backbone
-from .head import FastRCNNPredictor, RoIHeads, TwoMLPHead
+from frcnn_nbdev.features import (
+    build_backbone,
+    classification_model,
+    cut_vgg16,
+    fill_weights,
+    mobilenet_fpn_backbone,
+    read_weights,
+    resnet_fpn_backbone,
+    weights_file,
+)
+from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from .roi_pool import MultiScaleRoIAlign
 from .rpn import RegionProposalNetwork, RPNHead
 
-# %% ../nbs/14_faster_rcnn.ipynb #ae583655
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-# %% ../nbs/14_faster_rcnn.ipynb #e8fd4234
+# %% ../nbs/14_faster_rcnn.ipynb #771cfa4c
 class ImageList:
     "Images of different sizes in one padded tensor, with the size of each before padding."
     def __init__(
@@ -36,7 +54,7 @@ class ImageList:
     def to(self, device: torch.device | str) -> "ImageList":
         return ImageList(self.tensors.to(device), self.image_sizes)
 
-# %% ../nbs/14_faster_rcnn.ipynb #eb8b405c
+# %% ../nbs/14_faster_rcnn.ipynb #51d5de95
 def scale_boxes(
     boxes: Tensor,                # (R, 4) xyxy, pixels of an image of size `old`
     old: tuple[int, int],         # (height, width)
@@ -47,7 +65,7 @@ def scale_boxes(
     y, x = (torch.tensor(new, dtype=torch.float32) / torch.tensor(old, dtype=torch.float32)).to(boxes).unbind()
     return boxes * torch.stack((x, y, x, y))
 
-# %% ../nbs/14_faster_rcnn.ipynb #5f1862b1
+# %% ../nbs/14_faster_rcnn.ipynb #d0588e22
 class ImageTransform(nn.Module):
     """Normalise, resize and pad the images; scale the targets, and the detections back.
 
@@ -134,7 +152,7 @@ class ImageTransform(nn.Module):
         return [{**d, "boxes": scale_boxes(d["boxes"], new, old)}
                 for d, new, old in zip(detections, image_sizes, original_sizes)]
 
-# %% ../nbs/14_faster_rcnn.ipynb #fd965519
+# %% ../nbs/14_faster_rcnn.ipynb #edcbc173
 def check_targets(
     targets: list[dict[str, Tensor]] | None,
     num_images: int,
@@ -168,7 +186,10 @@ def check_targets(
             raise ValueError(f"target {i}: label {j} is {int(labels[j])}; classes are 1 … "
                              f"{'' if num_classes is None else num_classes - 1} and 0 is background")
 
-# %% ../nbs/14_faster_rcnn.ipynb #91bd0652
+# %% ../nbs/14_faster_rcnn.ipynb #4718e792
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# %% ../nbs/14_faster_rcnn.ipynb #7b5dec49
 class FasterRCNN(nn.Module):
     """Faster R-CNN (Ren et al. 2015): torchvision's arguments, targets, losses, detections and weights.
 
@@ -222,6 +243,8 @@ class FasterRCNN(nn.Module):
         channels = backbone.out_channels
         if rpn_anchor_generator is None:
             rpn_anchor_generator = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
+        if not hasattr(rpn_anchor_generator, "levels"):      # torchvision's class: take over its boxes
+            rpn_anchor_generator = AnchorGenerator(cell_anchors=list(rpn_anchor_generator.cell_anchors))
         if rpn_head is None:
             rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
         if box_roi_pool is None:
@@ -295,13 +318,13 @@ class FasterRCNN(nn.Module):
         return losses, self.transform.postprocess(detections, batch.image_sizes,
                                                   [tuple(x.shape[-2:]) for x in images])
 
-# %% ../nbs/14_faster_rcnn.ipynb #d9107fac
+# %% ../nbs/14_faster_rcnn.ipynb #0f7f56ec
 def compact_faster_rcnn(
     backbone: str,                      # a key of `features.BACKBONES`
     num_classes: int,                   # background included
     cell_anchors: Tensor,               # (A, 4) xyxy around (0, 0), pixels: fitted to the training boxes
     *,
-    weights: str | Path | None = None,  # of the backbone: None, a local file, or a torchvision weight name
+    weights: str | Path | Enum | None = None,  # of the backbone: None, a local file, or a torchvision weight name
     rois_per_image: int = 64,           # sampled for the head's losses
     head_width: int = 256,              # of the two fully connected layers
     **kwargs,                           # further arguments of FasterRCNN
@@ -320,3 +343,206 @@ def compact_faster_rcnn(
         box_head=TwoMLPHead(body.out_channels * 49, head_width),
         box_predictor=FastRCNNPredictor(head_width, num_classes), **{**sizes, **kwargs})
     return model.to(memory_format=torch.channels_last)     # rows of cells without a copy, faster convolutions
+
+# %% ../nbs/14_faster_rcnn.ipynb #2daaa16e
+def detector_weights(
+    weights: str | Path | Enum | None,   # a file, a member of `known`, its name, or None
+    known: type[Enum] | None,            # torchvision's weights of this detector; None: there are none
+    num_classes: int | None,             # background included; None: as the weights have it, else COCO's 91
+    progress: bool = True,               # of a download
+) -> tuple[dict[str, Tensor] | None, str, int]:   # tensors or None; where from, for errors; number of classes
+    "The tensors of a trained detector. Raises ValueError, FileNotFoundError, or OSError without network."
+    if weights is None:
+        return None, "", 91 if num_classes is None else num_classes
+    file = weights_file(weights)
+    if file is not None:
+        state, source = read_weights(file), f"weights file {file.name}"
+    else:
+        try:
+            member = known.verify(weights)
+        except (AttributeError, KeyError, TypeError) as error:      # AttributeError: `known` is None
+            names = ", ".join(known.__members__) + ", or " if known else ""
+            raise ValueError(f"this detector has no weights {weights!r}: give {names}the path of a .safetensors "
+                             "or .pth file") from error
+        source = f"the weights {member}"
+        try:
+            state = member.get_state_dict(progress=progress, check_hash=True)
+        except OSError as error:
+            raise OSError(f"{source} could not be downloaded: without network, give the path of a file with them, "
+                          "or none") from error
+    key = "roi_heads.box_predictor.cls_score.weight"
+    if key not in state:
+        raise ValueError(f"{source} has no {key!r}: give the weights of a whole detector, or use weights_backbone")
+    if num_classes not in (None, len(state[key])):
+        raise ValueError(f"num_classes is {num_classes} but {source} has {len(state[key])} classes, background "
+                         "included: leave num_classes out and replace model.roi_heads.box_predictor afterwards")
+    return state, source, len(state[key])
+
+# %% ../nbs/14_faster_rcnn.ipynb #b033460a
+def trained_layers(
+    is_trained: bool,       # weights were given, for the detector or its backbone
+    given: int | None,      # what the user asks for
+    maximum: int,           # layers, or groups of layers, of the backbone
+    default: int = 3,       # with weights
+) -> int:
+    "Number of backbone layers that train, the last ones first; all of them without weights."
+    if not is_trained:
+        if given is not None:
+            warnings.warn(f"trainable_backbone_layers={given} has no effect without weights: all {maximum} train",
+                          stacklevel=3)
+        return maximum
+    layers = default if given is None else given
+    if not 0 <= layers <= maximum:
+        raise ValueError(f"trainable_backbone_layers is {layers}: give 0 to {maximum}")
+    return layers
+
+# %% ../nbs/14_faster_rcnn.ipynb #71f00de5
+def fasterrcnn_resnet50_fpn(
+    *,
+    weights: FasterRCNN_ResNet50_FPN_Weights | str | Path | None = None,       # of the detector; or a local file
+    progress: bool = True,                                                     # of a download
+    num_classes: int | None = None,                                            # background included; None: 91
+    weights_backbone: ResNet50_Weights | str | Path | None = ResNet50_Weights.IMAGENET1K_V1,   # or a local file
+    trainable_backbone_layers: int | None = None,                              # 0 to 5; None: 3
+    **kwargs,                                                                  # of FasterRCNN
+) -> FasterRCNN:
+    "Faster R-CNN with ResNet-50 and a feature pyramid (Lin et al. 2017)."
+    known = FasterRCNN_ResNet50_FPN_Weights
+    state, source, num_classes = detector_weights(weights, known, num_classes, progress)
+    weights_backbone = None if state is not None else weights_backbone
+    is_trained = state is not None or weights_backbone is not None
+    layers = trained_layers(is_trained, trainable_backbone_layers, 5)
+    norm_layer = FrozenBatchNorm2d if is_trained else nn.BatchNorm2d
+    backbone = resnet_fpn_backbone("resnet50", weights_backbone, norm_layer, layers, progress=progress)
+    model = FasterRCNN(backbone, num_classes, **kwargs)
+    if state is not None:
+        fill_weights(model, state, source, "fasterrcnn_resnet50_fpn")
+        file = weights_file(weights)
+        # These weights were trained when the frozen normalisation had no epsilon.
+        if file is None or file.name == Path(known.COCO_V1.url).name:
+            for module in model.modules():
+                if isinstance(module, FrozenBatchNorm2d):
+                    module.eps = 0.0
+    return model
+
+# %% ../nbs/14_faster_rcnn.ipynb #3415532a
+def fasterrcnn_resnet50_fpn_v2(
+    *,
+    weights: FasterRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,    # of the detector; or a local file
+    progress: bool = True,                                                     # of a download
+    num_classes: int | None = None,                                            # background included; None: 91
+    weights_backbone: ResNet50_Weights | str | Path | None = None,             # or a local file
+    trainable_backbone_layers: int | None = None,                              # 0 to 5; None: 3
+    **kwargs,                                                                  # of FasterRCNN
+) -> FasterRCNN:
+    "Faster R-CNN with ResNet-50, a normalised pyramid and deeper heads (Li et al. 2021)."
+    state, source, num_classes = detector_weights(weights, FasterRCNN_ResNet50_FPN_V2_Weights, num_classes, progress)
+    weights_backbone = None if state is not None else weights_backbone
+    layers = trained_layers(state is not None or weights_backbone is not None, trainable_backbone_layers, 5)
+    backbone = resnet_fpn_backbone("resnet50", weights_backbone, nn.BatchNorm2d, layers, nn.BatchNorm2d, progress)
+    channels = backbone.out_channels
+    defaults = dict(
+        rpn_head=RPNHead(channels, 3, conv_depth=2),      # three ratios in a cell of each level
+        box_head=FastRCNNConvFCHead((channels, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d))
+    model = FasterRCNN(backbone, num_classes, **{**defaults, **kwargs})
+    if state is not None:
+        fill_weights(model, state, source, "fasterrcnn_resnet50_fpn_v2")
+    return model
+
+# %% ../nbs/14_faster_rcnn.ipynb #01331488
+def mobilenet_detector(
+    name: str,                                                     # of the builder, for errors
+    known: type[Enum],                                             # its weights
+    weights: Enum | str | Path | None,
+    progress: bool,
+    num_classes: int | None,
+    weights_backbone: MobileNet_V3_Large_Weights | str | Path | None,
+    trainable_backbone_layers: int | None,
+    **kwargs,                                                      # of FasterRCNN
+) -> FasterRCNN:
+    "What both detectors with MobileNetV3 have in common."
+    state, source, num_classes = detector_weights(weights, known, num_classes, progress)
+    weights_backbone = None if state is not None else weights_backbone
+    is_trained = state is not None or weights_backbone is not None
+    layers = trained_layers(is_trained, trainable_backbone_layers, 6)
+    norm_layer = FrozenBatchNorm2d if is_trained else nn.BatchNorm2d
+    backbone = mobilenet_fpn_backbone("mobilenet_v3_large", weights_backbone, norm_layer, layers, progress)
+    anchors = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)
+    model = FasterRCNN(backbone, num_classes, **{"rpn_anchor_generator": anchors, **kwargs})
+    if state is not None:
+        fill_weights(model, state, source, name)
+    return model
+
+# %% ../nbs/14_faster_rcnn.ipynb #515033fb
+def fasterrcnn_mobilenet_v3_large_fpn(
+    *,
+    weights: FasterRCNN_MobileNet_V3_Large_FPN_Weights | str | Path | None = None,   # or a local file
+    progress: bool = True,                                                     # of a download
+    num_classes: int | None = None,                                            # background included; None: 91
+    weights_backbone: MobileNet_V3_Large_Weights | str | Path | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    trainable_backbone_layers: int | None = None,                              # 0 to 6; None: 3
+    **kwargs,                                                                  # of FasterRCNN
+) -> FasterRCNN:
+    "Faster R-CNN with MobileNetV3-Large and a pyramid."
+    return mobilenet_detector(
+        "fasterrcnn_mobilenet_v3_large_fpn", FasterRCNN_MobileNet_V3_Large_FPN_Weights, weights, progress,
+        num_classes, weights_backbone, trainable_backbone_layers, **{"rpn_score_thresh": 0.05, **kwargs})
+
+# %% ../nbs/14_faster_rcnn.ipynb #7ff0f658
+def fasterrcnn_mobilenet_v3_large_320_fpn(
+    *,
+    weights: FasterRCNN_MobileNet_V3_Large_320_FPN_Weights | str | Path | None = None,   # or a local file
+    progress: bool = True,                                                     # of a download
+    num_classes: int | None = None,                                            # background included; None: 91
+    weights_backbone: MobileNet_V3_Large_Weights | str | Path | None = MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    trainable_backbone_layers: int | None = None,                              # 0 to 6; None: 3
+    **kwargs,                                                                  # of FasterRCNN
+) -> FasterRCNN:
+    "Faster R-CNN with MobileNetV3-Large for images of 320 pixels."
+    defaults = dict(min_size=320, max_size=640, rpn_pre_nms_top_n_test=150, rpn_post_nms_top_n_test=150,
+                    rpn_score_thresh=0.05)
+    return mobilenet_detector(
+        "fasterrcnn_mobilenet_v3_large_320_fpn", FasterRCNN_MobileNet_V3_Large_320_FPN_Weights, weights, progress,
+        num_classes, weights_backbone, trainable_backbone_layers, **{**defaults, **kwargs})
+
+# %% ../nbs/14_faster_rcnn.ipynb #654d889e
+def vgg16_box_head(
+    model: nn.Module,       # torchvision's VGG16
+) -> TwoMLPHead:            # (R, 512, 7, 7) → (R, 4096)
+    "VGG16's own fully connected layers as a box head. Raises ValueError for weights of the features only."
+    with torch.device("meta"):      # the layers are replaced at once: no memory for their first numbers
+        head = TwoMLPHead(512 * 49, 4096)
+    head.fc6, head.fc7 = model.classifier[0], model.classifier[3]
+    weight = head.fc6.weight
+    if not weight.is_meta and not weight.isfinite().all():
+        raise ValueError("these weights of VGG16 have no fully connected layers: "
+                         "give head_width for a random head, or other weights")
+    return head
+
+# %% ../nbs/14_faster_rcnn.ipynb #4a549b0e
+def fasterrcnn_vgg16(
+    *,
+    weights: str | Path | None = None,                     # of the detector: a local file
+    progress: bool = True,                                 # of a download
+    num_classes: int | None = None,                        # background included; None: 91
+    weights_backbone: VGG16_Weights | str | Path | None = VGG16_Weights.IMAGENET1K_V1,   # or a local file
+    trainable_backbone_layers: int | None = None,          # 0 to 5; None: 3, as in the paper
+    head_width: int | None = None,                         # None: VGG16's fc6 and fc7; else a random head so wide
+    **kwargs,                                              # of FasterRCNN
+) -> FasterRCNN:
+    "Faster R-CNN with VGG16 (Ren et al. 2015): one map of stride 16, nine anchors, shorter side 600 pixels."
+    state, source, num_classes = detector_weights(weights, None, num_classes, progress)
+    weights_backbone = None if state is not None else weights_backbone
+    is_trained = state is not None or weights_backbone is not None
+    layers = trained_layers(is_trained, trainable_backbone_layers, 5)
+    vgg = classification_model("vgg16", weights_backbone, progress=progress)
+    head = vgg16_box_head(vgg) if head_width is None else TwoMLPHead(512 * 49, head_width)
+    defaults = dict(
+        min_size=600, max_size=1000,
+        rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2),
+        box_head=head, box_predictor=FastRCNNPredictor(head_width or 4096, num_classes))
+    model = FasterRCNN(cut_vgg16(vgg, layers), **{**defaults, **kwargs})
+    if state is not None:
+        fill_weights(model, state, source, "fasterrcnn_vgg16")
+    return model
