@@ -328,7 +328,7 @@ class SmallBackbone(nn.Module):
     """
     def __init__(
         self,
-        width: int = 32,          # channels of the stem; the stages have 2, 4 and 8 times as many
+        width: int = 32,          # channels of the stem; the stages have 2, 4 and 6 times as many
         out_channels: int = 64,   # of the map
     ):
         super().__init__()
@@ -336,11 +336,11 @@ class SmallBackbone(nn.Module):
         self.stem = Conv2dNormActivation(3, w, 3, 2)                # stride 2
         self.stage1 = ResidualBlock(w, 2 * w, 2)                    # stride 4
         self.stage2 = ResidualBlock(2 * w, 4 * w, 2)                # stride 8
-        self.stage3 = nn.Sequential(ResidualBlock(4 * w, 8 * w, 2), ResidualBlock(8 * w, 8 * w))    # stride 16
+        self.stage3 = ResidualBlock(4 * w, 6 * w, 2)                # stride 16
         self.lateral1 = nn.Conv2d(2 * w, out_channels, 1)
         self.lateral2 = nn.Conv2d(4 * w, out_channels, 1)
-        self.lateral3 = nn.Conv2d(8 * w, out_channels, 1)
-        self.smooth = Conv2dNormActivation(out_channels, out_channels, 3)
+        self.lateral3 = nn.Conv2d(6 * w, out_channels, 1)
+        self.norm = nn.BatchNorm2d(out_channels)
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:      # (N, 3, H, W) → (N, out_channels, H / 4, W / 4)
@@ -349,7 +349,7 @@ class SmallBackbone(nn.Module):
         c3 = self.stage3(c2)
         merged = self.lateral2(c2) + F.interpolate(self.lateral3(c3), size=c2.shape[-2:], mode="nearest")
         merged = self.lateral1(c1) + F.interpolate(merged, size=c1.shape[-2:], mode="nearest")
-        return self.smooth(merged)
+        return F.relu(self.norm(merged))
 
 # %% ../nbs/05_features.ipynb #aad4bd94
 BACKBONES: dict[str, Callable[..., nn.Module]] = {   # name → constructor; one map "0"

@@ -13,6 +13,7 @@ __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Par
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
 import ast
+import copy
 import difflib
 import importlib.metadata
 import importlib.util
@@ -317,26 +318,26 @@ def torchvision_twin(
     image: Tensor,                 # (3, H, W), an image as the model gets it
 ) -> nn.Module:
     "torchvision's FasterRCNN with the same backbone, configuration and starting weights, as a baseline."
-    from torchvision.models.detection import FasterRCNN, anchor_utils, faster_rcnn
+    from torchvision.models.detection import FasterRCNN, anchor_utils
     from torchvision.ops import MultiScaleRoIAlign
 
     cells, heads = model.rpn.anchor_generator.cell_anchors, model.roi_heads
     generator = anchor_utils.AnchorGenerator(((1.0,) * len(cells[0]),), ((1.0,),))
     generator.cell_anchors = [c.clone() for c in cells]
-    head, predictor = heads.box_head, heads.box_predictor
+    # Copies: the two detectors must not train each other's parts.
+    backbone, head, predictor = (copy.deepcopy(part) for part in (model.backbone, heads.box_head, heads.box_predictor))
     twin = FasterRCNN(
-        model.backbone, None, min_size=min(image.shape[-2:]), max_size=max(image.shape[-2:]),
+        backbone, None, min_size=min(image.shape[-2:]), max_size=max(image.shape[-2:]),
         size_divisible=model.transform.size_divisible, rpn_anchor_generator=generator,
         box_roi_pool=MultiScaleRoIAlign(["0"], heads.box_roi_pool.output_size, heads.box_roi_pool.sampling_ratio),
-        box_head=faster_rcnn.TwoMLPHead(head.fc6.in_features, head.fc6.out_features),
-        box_predictor=faster_rcnn.FastRCNNPredictor(head.fc7.out_features, predictor.cls_score.out_features),
+        box_head=head, box_predictor=predictor,
         rpn_pre_nms_top_n_train=model.rpn._pre_nms_top_n["training"],
         rpn_pre_nms_top_n_test=model.rpn._pre_nms_top_n["testing"],
         rpn_post_nms_top_n_train=model.rpn._post_nms_top_n["training"],
         rpn_post_nms_top_n_test=model.rpn._post_nms_top_n["testing"],
-        box_batch_size_per_image=heads.batch_size_per_image)
+        box_batch_size_per_image=heads.batch_size_per_image, box_positive_fraction=heads.positive_fraction)
     twin.load_state_dict(model.state_dict(), strict=True)
-    return twin
+    return twin.to(memory_format=torch.channels_last)
 
 # %% ../nbs/19_reports.ipynb #872bbf65
 def train_model(

@@ -36,7 +36,7 @@ def make_optimizer(
     return torch.optim.AdamW([
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ], lr=lr)
+    ], lr=lr, fused=True)
 
 # %% ../nbs/16_training.ipynb #b08ab236
 def lr_factor(
