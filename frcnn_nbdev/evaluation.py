@@ -265,6 +265,8 @@ def confusion(
         raise ValueError(f"the class {unknown.iloc[0]!r} is not one of {', '.join(labels)}.")
     if (named == BACKGROUND).any():
         labels.append(BACKGROUND)
+    if len(labels) == 1:     # scikit-learn warns of a matrix with one class, also when it is the only one there is
+        return np.array([[len(top)]])
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
 # %% ../nbs/17_evaluation.ipynb #253deb36
