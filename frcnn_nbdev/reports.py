@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
-           'check_parameters', 'Run', 'write_json', 'environment', 'start_run', 'open_data', 'open_splits',
-           'split_table', 'box_sizes', 'report_anchors', 'report_model', 'best_anchor_ious', 'torchvision_twin',
-           'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
-           'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError', 'free_folder', 'unfinished',
-           'run_report', 'describe', 'shell_parameters', 'frcnn_report']
+           'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'open_data',
+           'open_splits', 'split_table', 'box_sizes', 'report_anchors', 'report_model', 'best_anchor_ious',
+           'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images',
+           'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError',
+           'free_folder', 'unfinished', 'run_report', 'describe', 'shell_parameters', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
@@ -192,6 +192,19 @@ def environment() -> dict[str, object]:
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
             "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
             "packages": versions, "commit": commit.stdout.strip() if commit.returncode == 0 else None}
+
+# %% ../nbs/19_reports.ipynb #2bf1681a
+def settings_table(
+    settings: dict[str, object],   # parameters of a run, or its environment
+) -> pd.DataFrame:                 # name, value as text
+    "Settings for a page, one a row; what is nested is named with a dot."
+    rows = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}.{inner}", str(v)) for inner, v in value.items()]
+        else:
+            rows.append((name, str(value)))
+    return pd.DataFrame(rows, columns=["name", "value"])
 
 # %% ../nbs/19_reports.ipynb #35f81407
 def start_run(

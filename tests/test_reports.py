@@ -56,8 +56,16 @@ def test_plain_papermill(folder):
     assert (out / "metrics.json").exists() and (out / "model.safetensors").exists()
 
 
-def shell(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([Path(sys.executable).parent / "frcnn_report", *words], cwd=cwd, capture_output=True, text=True)
+@pytest.fixture
+def shell(tmp_path, monkeypatch, capfd):
+    "Run the command in an empty folder; gives its exit code and the last line of its errors."
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            reports.frcnn_report(list(words))
+        return stopped.value.code, capfd.readouterr().err.strip().splitlines()[-1]
+    return run
 
 
 @pytest.mark.parametrize("words, sentence", [
@@ -72,10 +80,25 @@ def shell(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     (["train", "-p", "backbone", "squeezenet1_0", "-p", "weights", "none.safetensors", "-p", "phantom_train", "8"],
      "weights file none.safetensors does not exist"),
 ])
-def test_bad_parameters(words, sentence, tmp_path):
-    done = shell(*words, "--name", str(tmp_path / "run"), cwd=tmp_path)
-    assert done.returncode == 1 and sentence in done.stderr
-    assert "Traceback" not in done.stderr.splitlines()[-1] and not (tmp_path / "run").exists()
+def test_bad_parameters(words, sentence, tmp_path, shell):
+    code, last = shell(*words, "--name", str(tmp_path / "run"))
+    assert code == 1 and last.startswith("frcnn_report:") and sentence in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_installed_command(tmp_path):
+    command = [Path(sys.executable).parent / "frcnn_report", "train", "-p", "epoch", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("frcnn_report: the report 'train' has no parameter 'epoch'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_losses_that_explode_name_step_and_files(tmp_path, shell):
+    params = [word for name, value in dict(TINY, lr=1e30, phantom_train=8).items() for word in ("-p", name, str(value))]
+    code, last = shell("train", *params, "--name", str(tmp_path / "run"))
+    assert code == 1 and "step" in last and "on the images" in last and ".png" in last
+    assert not (tmp_path / "run").exists() and (tmp_path / "run.unfinished" / "report.ipynb").exists()
+    assert not (tmp_path / "run.unfinished" / "metrics.json").exists()
 
 
 def test_parameters_from_yaml_are_checked(tmp_path):
@@ -102,19 +125,18 @@ def broken(kind: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["zero bytes", "no image", "no paint", "other size"])
-def test_bad_files_stop_the_report_before_training(kind, tmp_path):
+def test_bad_files_stop_the_report_before_training(kind, tmp_path, shell):
     write_phantom(tmp_path / "data", images=(8, 4, 4), seed=1, progress=False)
     name = broken(kind, tmp_path / "data")
-    done = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"), cwd=tmp_path)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and name in last and last.startswith("frcnn_report:")
+    code, last = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"))
+    assert code == 1 and name in last and last.startswith("frcnn_report:")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("row, sentence", [
     ("{},5,9999,5,60,AC", "outside"), ("{},5,x,5,60,AC", "row"), ("gone.png,5,50,5,60,AC", "gone.png"),
 ])
-def test_bad_boxes_stop_the_report(row, sentence, tmp_path):
+def test_bad_boxes_stop_the_report(row, sentence, tmp_path, shell):
     (tmp_path / "data").mkdir()
     rng = np.random.default_rng(0)
     rows = ["name,x1,x2,y1,y2,classname"]
@@ -123,8 +145,8 @@ def test_bad_boxes_stop_the_report(row, sentence, tmp_path):
         rows.append(f"{i}.png,5,50,5,60,AC")
     rows[3] = row.format("2.png")
     (tmp_path / "data" / "boxes.csv").write_text("\n".join(rows))
-    done = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"), cwd=tmp_path)
-    assert done.returncode == 1 and sentence in done.stderr.strip().splitlines()[-1]
+    code, last = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"))
+    assert code == 1 and sentence in last
     assert not (tmp_path / "run").exists()
 
 
