@@ -472,6 +472,7 @@ PAGE_TEMPLATE = """
 {% block input_group %}
 <details class="code"><summary>code</summary>{{ super() }}</details>
 {% endblock input_group %}
+{% block html_head_js_mermaidjs %}{% endblock html_head_js_mermaidjs %}
 {% block html_head_css %}{{ super() }}
 <style>
 main { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }

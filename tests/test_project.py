@@ -48,22 +48,17 @@ def test_library_never_imports_fastcore():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_is_executed_in_order_and_tidy(path):
-    counts, text = [], []
-    for cell in nbformat.read(path, as_version=4).cells:
-        lines = [line for line in cell.source.splitlines() if line.strip() and not line.startswith("#")]
-        if cell.cell_type != "code" or not lines:      # a cell of comments is never counted
-            continue
-        skipped = re.search(r"^#\|\s*(eval:\s*false|slow|cuda|notest)", cell.source, re.M)
-        if not skipped:
-            assert cell.execution_count is not None, f"a cell was not executed: {cell.source[:80]!r}"
-        counts.append(cell.execution_count or 0)
-        for output in cell.outputs:
-            assert output.output_type != "error", cell.source[:80]
-            text.append(json.dumps(output.get("data", {}).get("text/plain", "")) + str(output.get("text", "")))
-            assert output.get("name") != "stderr", f"a warning or progress bar is in the output of {cell.source[:80]!r}"
-    assert [c for c in counts if c] == sorted(c for c in counts if c), "cells were executed out of order"
-    assert not re.search(r"/(home|root|work|tmp|Users)/\w", "".join(text)), "a machine path is in an output"
+def test_notebook_has_outputs_and_they_are_tidy(path):
+    # nbdev_clean removes execution counts, so the outputs are what shows that a notebook was run.
+    outputs = [(cell.source[:80], output) for cell in nbformat.read(path, as_version=4).cells
+               if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs or path.stem == "index", "the notebook was committed without its outputs"
+    for source, output in outputs:
+        assert output.output_type != "error", source
+        assert output.get("name") != "stderr", f"a warning or progress bar is in the output of {source!r}"
+        text = json.dumps({k: v for k, v in output.get("data", {}).items() if k.startswith("text/plain")})
+        text += str(output.get("text", ""))
+        assert not re.search(r"(?<![\w.])/(home|root|work|tmp|Users)/\w", text), f"a machine path: {source!r}"
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.stem)
