@@ -101,7 +101,7 @@ def validate(
     progress: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Tensor]]]:   # mean losses; detections in the order of the loader
     "Mean losses and all detections of a data set, from one pass over it."
-    accelerator = accelerator or Accelerator(cpu=True)
+    accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     generator = torch.Generator(device=accelerator.device).manual_seed(seed)
     model.eval()
     sums, detections, count = dict.fromkeys(LOSSES, 0.0), [], 0
