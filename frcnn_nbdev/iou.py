@@ -17,9 +17,11 @@ def box_intersection(
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
 ) -> Tensor:          # (..., R, S), pixels²
     "Area that each box of the first set shares with each box of the second."
-    top_left = torch.maximum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
-    bottom_right = torch.minimum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+    x1, y1, x2, y2 = boxes1[..., :, None, :].unbind(-1)                    # (..., R, 1) each
+    # The second set coordinate by coordinate: long runs in memory, which a processor compares 8 or 16 at once.
+    u1, v1, u2, v2 = boxes2.mT.contiguous()[..., None, :, :].unbind(-2)    # (..., 1, S) each
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
     return width * height
 
 # %% ../nbs/07_iou.ipynb #5c435663

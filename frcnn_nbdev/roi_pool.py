@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_ENTRIES', 'as_rois', 'pair', 'check_rois', 'torchvision_kernel', 'roi_pool', 'axis_weights', 'roi_align_map',
-           'csr_product', 'SparseMap', 'cell_rows', 'pool_rows', 'roi_align', 'RoIAlign', 'RoIPool', 'roi_levels',
-           'level_scales', 'MultiScaleRoIAlign']
+           'compress_rows', 'csr_product', 'SparseMap', 'cell_rows', 'pool_rows', 'rois_to_map', 'is_sparse_product',
+           'roi_align', 'RoIAlign', 'RoIPool', 'roi_levels', 'level_scales', 'MultiScaleRoIAlign']
 
-# %% ../nbs/12_roi_pool.ipynb #82283a93
+# %% ../nbs/12_roi_pool.ipynb #f3681094
 import warnings
 from collections.abc import Callable
 from numbers import Integral
@@ -19,7 +19,7 @@ import torchvision
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-# %% ../nbs/12_roi_pool.ipynb #a7f31ab5
+# %% ../nbs/12_roi_pool.ipynb #98b2a517
 def as_rois(
     boxes: Tensor | list[Tensor],   # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4)
 ) -> Tensor:                        # (R, 5)
@@ -35,7 +35,7 @@ def as_rois(
             raise ValueError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
     return torch.cat([F.pad(b.detach(), (1, 0), value=i) for i, b in enumerate(boxes)])
 
-# %% ../nbs/12_roi_pool.ipynb #8a3a6150
+# %% ../nbs/12_roi_pool.ipynb #bf27c5a2
 def pair(
     size: int | tuple[int, int],
 ) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def pair(
         raise ValueError(f"the output size is {size}: give one whole number ≥ 1, or (height, width)")
     return int(height_width[0]), int(height_width[1])
 
-# %% ../nbs/12_roi_pool.ipynb #30c4eb45
+# %% ../nbs/12_roi_pool.ipynb #b4719e97
 def check_rois(
     input: Tensor,   # (N, C, H, W)
     rois: Tensor,    # (R, 5) rows (image, x1, y1, x2, y2)
@@ -64,7 +64,7 @@ def check_rois(
         raise ValueError(f"RoI {i} is {rois[i].tolist()} (image, x1, y1, x2, y2): all must be finite, "
                          f"the image one of 0 … {len(input) - 1}")
 
-# %% ../nbs/12_roi_pool.ipynb #48f78108
+# %% ../nbs/12_roi_pool.ipynb #8980ae88
 def torchvision_kernel(
     kernel: Callable[..., Tensor],   # one of torchvision.ops
     input: Tensor,                   # (N, C, H, W)
@@ -75,7 +75,7 @@ def torchvision_kernel(
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     return kernel(input.to(wide), rois.to(wide), *arguments).to(input.dtype)
 
-# %% ../nbs/12_roi_pool.ipynb #b78ecb36
+# %% ../nbs/12_roi_pool.ipynb #7d75d6fc
 def roi_pool(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -87,7 +87,7 @@ def roi_pool(
     check_rois(input, rois)
     return torchvision_kernel(torchvision.ops.roi_pool, input, rois, pair(output_size), spatial_scale)
 
-# %% ../nbs/12_roi_pool.ipynb #3bec363f
+# %% ../nbs/12_roi_pool.ipynb #49a4e7e1
 def axis_weights(
     start: Tensor,        # (R,) where the RoI begins on this axis, cells
     length: Tensor,       # (R,) how long it is, cells
@@ -116,7 +116,7 @@ def axis_weights(
     weights.scatter_add_(2, lower - first, lower_weight).scatter_add_(2, upper - first, upper_weight)
     return torch.minimum(first + torch.arange(run, device=points.device), last), weights
 
-# %% ../nbs/12_roi_pool.ipynb #4ddc142a
+# %% ../nbs/12_roi_pool.ipynb #635d6594
 def roi_align_map(
     start: Tensor,        # (R, 2) x and y where a RoI begins, cells of its own map
     length: Tensor,       # (R, 2) its width and height, cells
@@ -136,7 +136,18 @@ def roi_align_map(
     cells = y.shape[2] * x.shape[2]
     return rows.reshape(bins, cells), weights.reshape(bins, cells)
 
-# %% ../nbs/12_roi_pool.ipynb #a2a5ae54
+# %% ../nbs/12_roi_pool.ipynb #9c4a6375
+def compress_rows(
+    columns: Tensor,    # (B, K) int64: K columns of each row of the matrix; one may be named twice
+    values: Tensor,     # (B, K)
+) -> tuple[Tensor, Tensor, Tensor]:   # (B + 1,) int32 row starts; (nonzeros,) int32 columns; (nonzeros,) values
+    "A sparse matrix in compressed rows, without its zeros."
+    kept = torch.where(values.flatten() != 0)[0]
+    starts = torch.zeros(len(columns) + 1, dtype=torch.int32)
+    torch.cumsum((values != 0).sum(dim=1), dim=0, dtype=torch.int32, out=starts[1:])
+    return starts, columns.flatten()[kept].int(), values.flatten()[kept]
+
+# %% ../nbs/12_roi_pool.ipynb #603ded27
 def csr_product(
     row_starts: Tensor,   # (B + 1,) int32
     columns: Tensor,      # (nonzeros,) int32
@@ -152,9 +163,9 @@ def csr_product(
         return torch.sparse_csr_tensor(row_starts, columns, values, (len(row_starts) - 1, len(dense)),
                                        check_invariants=False) @ dense
 
-# %% ../nbs/12_roi_pool.ipynb #f81f9b43
+# %% ../nbs/12_roi_pool.ipynb #d4dffc48
 class SparseMap(torch.autograd.Function):
-    "rows ↦ A·rows for a sparse A with K entries a row; the gradient is Aᵀ·grad, a sparse product again."
+    "rows ↦ A·rows for a sparse A; the gradient is Aᵀ·grad, a sparse product again."
     @staticmethod
     def forward(
         ctx,
@@ -162,30 +173,26 @@ class SparseMap(torch.autograd.Function):
         columns: Tensor,    # (B, K) int64: which rows of `dense` each output reads
         values: Tensor,     # (B, K): how much of each
     ) -> Tensor:            # (B, C)
-        ctx.save_for_backward(columns, values)
-        ctx.num_rows = len(dense)
-        starts = torch.arange(0, columns.numel() + 1, columns.shape[1], dtype=torch.int32)
-        return csr_product(starts, columns.flatten().int(), values.flatten(), dense)
+        ctx.parts, ctx.num_rows = compress_rows(columns, values), len(dense)
+        return csr_product(*ctx.parts, dense)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        columns, values = ctx.saved_tensors
-        starts = np.arange(0, columns.numel() + 1, columns.shape[1], dtype=np.int32)
         # SciPy turns compressed rows into compressed columns in linear time: those are the rows of Aᵀ.
-        transposed = csr_matrix((values.numpy().ravel(), columns.numpy().ravel().astype(np.int32), starts),
-                                shape=(len(columns), ctx.num_rows)).tocsc()
+        starts, columns, values = (part.numpy() for part in ctx.parts)
+        transposed = csr_matrix((values, columns, starts), shape=(len(starts) - 1, ctx.num_rows)).tocsc()
         parts = (torch.from_numpy(a) for a in (transposed.indptr, transposed.indices, transposed.data))
         return csr_product(*parts, grad.contiguous()), None, None
 
-# %% ../nbs/12_roi_pool.ipynb #f264dc45
+# %% ../nbs/12_roi_pool.ipynb #6bc2228e
 def cell_rows(
     x: Tensor,    # (N, C, H, W)
 ) -> Tensor:      # (N·H·W, C); no copy when x is channels_last
     "A batch of feature maps as one row a cell."
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #229dd36e
+# %% ../nbs/12_roi_pool.ipynb #60db5785
 def pool_rows(
     rows: Tensor,                   # (M, C) cells of all maps
     columns: Tensor,                # (R·P·Q, K)
@@ -199,10 +206,41 @@ def pool_rows(
     pooled = SparseMap.apply(wide, columns, weights.to(wide.dtype)).to(rows.dtype)
     return pooled.unflatten(0, (-1, *output_size)).permute(0, 3, 1, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #212a31c0
+# %% ../nbs/12_roi_pool.ipynb #f229d1e2
+def rois_to_map(
+    maps: list[Tensor],         # per level (N, C, H, W)
+    rois: Tensor,               # (R, 5) rows (image, x1, y1, x2, y2), pixels
+    levels: Tensor,             # (R,) int64, the level that each RoI is read from
+    scales: list[float],        # per level: cells a pixel
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool = False,
+) -> tuple[Tensor, Tensor]:     # (R·P·Q, K) int64 rows of all maps' cells and (R·P·Q, K) their weights
+    "The sparse map from the cells of all maps to the bins of all RoIs."
+    dtype = torch.float64 if maps[0].dtype == torch.float64 else torch.float32
+    cells = rois[:, 1:].to(dtype) * torch.tensor(scales, dtype=dtype)[levels, None]
+    cells = cells - 0.5 if aligned else cells
+    start, length = cells[:, :2], cells[:, 2:] - cells[:, :2]
+    if not aligned:      # the original forces a RoI to be one cell at least
+        length = length.clamp(min=1)
+    num, heights, widths = torch.tensor([(m.shape[0] * m.shape[2] * m.shape[3], *m.shape[2:]) for m in maps]).T
+    first_row = (num.cumsum(0) - num)[levels] + rois[:, 0].to(torch.int64) * (heights * widths)[levels]
+    return roi_align_map(start, length, heights[levels], widths[levels], first_row, output_size, sampling_ratio)
+
+# %% ../nbs/12_roi_pool.ipynb #4fd357e0
 MAX_ENTRIES = 2 ** 26    # of the sparse matrix, 1 GB; torchvision's kernel holds one RoI at a time
 
-# %% ../nbs/12_roi_pool.ipynb #25484757
+# %% ../nbs/12_roi_pool.ipynb #7d0b0377
+def is_sparse_product(
+    input: Tensor,         # a feature map
+    num_bins: int,         # R·P·Q
+    sampling_ratio: int,
+) -> bool:
+    "Whether RoIAlign is computed as a sparse product here, or by torchvision's kernel."
+    return (input.device.type == "cpu" and sampling_ratio > 0 and num_bins * (2 * sampling_ratio) ** 2 <= MAX_ENTRIES
+            and not torch.jit.is_tracing() and not torch.compiler.is_exporting())
+
+# %% ../nbs/12_roi_pool.ipynb #9b519aac
 def roi_align(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -216,27 +254,16 @@ def roi_align(
     On a CPU with a fixed number of points it is one sparse product. Elsewhere torchvision's kernel is the
     faster one and is called.
     """
-    rois, (bins_y, bins_x) = as_rois(boxes), pair(output_size)
+    rois, bins = as_rois(boxes), pair(output_size)
     check_rois(input, rois)
-    _, _, height, width = input.shape
-    if (input.device.type != "cpu" or sampling_ratio <= 0
-            or torch.jit.is_tracing() or torch.compiler.is_exporting()
-            or len(rois) * bins_y * bins_x * (2 * sampling_ratio) ** 2 > MAX_ENTRIES):
-        return torchvision_kernel(torchvision.ops.roi_align, input, rois, (bins_y, bins_x), spatial_scale,
-                                  sampling_ratio, aligned)
-    cells = rois[:, 1:].to(torch.float64 if input.dtype == torch.float64 else torch.float32) * spatial_scale
-    cells = cells - 0.5 if aligned else cells
-    start, length = cells[:, :2], cells[:, 2:] - cells[:, :2]
-    if not aligned:      # the original forces a RoI to be one cell at least
-        length = length.clamp(min=1)
-    image = rois[:, 0].to(torch.int64)
-    heights, widths = torch.full_like(image, height), torch.full_like(image, width)
-    columns, weights = roi_align_map(start, length, heights, widths, image * (height * width),
-                                     (bins_y, bins_x), sampling_ratio)
-    pooled = pool_rows(cell_rows(input), columns, weights, (bins_y, bins_x))
+    if not is_sparse_product(input, len(rois) * bins[0] * bins[1], sampling_ratio):
+        return torchvision_kernel(torchvision.ops.roi_align, input, rois, bins, spatial_scale, sampling_ratio, aligned)
+    levels = torch.zeros(len(rois), dtype=torch.int64)
+    columns, weights = rois_to_map([input], rois, levels, [spatial_scale], bins, sampling_ratio, aligned)
+    pooled = pool_rows(cell_rows(input), columns, weights, bins)
     return pooled.contiguous() if input.is_contiguous() else pooled     # the memory format of the maps
 
-# %% ../nbs/12_roi_pool.ipynb #e364dd47
+# %% ../nbs/12_roi_pool.ipynb #a2a15db9
 class RoIAlign(nn.Module):
     "`roi_align` as a module."
     def __init__(
@@ -257,7 +284,7 @@ class RoIAlign(nn.Module):
         return (f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
                 f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}")
 
-# %% ../nbs/12_roi_pool.ipynb #e27a7ee1
+# %% ../nbs/12_roi_pool.ipynb #2360d4f8
 class RoIPool(nn.Module):
     "`roi_pool` as a module."
     def __init__(
@@ -274,7 +301,7 @@ class RoIPool(nn.Module):
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
-# %% ../nbs/12_roi_pool.ipynb #76a51955
+# %% ../nbs/12_roi_pool.ipynb #b8203fcb
 def roi_levels(
     boxes: Tensor,                  # (R, 4) xyxy, pixels
     min_level: int,                 # k of the finest map: its stride is 2^k
@@ -288,7 +315,7 @@ def roi_levels(
     level = torch.floor(canonical_level + torch.log2(size / canonical_scale) + 1e-6)
     return (level.clamp(min=min_level, max=max_level) - min_level).to(torch.int64)
 
-# %% ../nbs/12_roi_pool.ipynb #01aa23f2
+# %% ../nbs/12_roi_pool.ipynb #7fa07f2a
 def level_scales(
     maps: list[Tensor],                   # per level (N, C, H, W)
     image_sizes: list[tuple[int, int]],   # (height, width) of each image without padding, pixels
@@ -304,7 +331,7 @@ def level_scales(
         scales.append(2.0 ** exponents.pop())
     return scales
 
-# %% ../nbs/12_roi_pool.ipynb #4c8969a4
+# %% ../nbs/12_roi_pool.ipynb #beb96438
 class MultiScaleRoIAlign(nn.Module):
     "RoIAlign that takes each RoI from the level of the pyramid that fits its size; torchvision's arguments."
     def __init__(
@@ -321,23 +348,36 @@ class MultiScaleRoIAlign(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.canonical_scale, self.canonical_level = canonical_scale, canonical_level
 
-    def forward(
+    def assign(
         self,
         x: dict[str, Tensor],                 # name → (N, C, H, W)
         boxes: list[Tensor],                  # per image (R, 4) xyxy, pixels
         image_shapes: list[tuple[int, int]],  # (height, width) of each image without padding
-    ) -> Tensor:                              # (ΣR, C, P, Q)
+    ) -> tuple[list[Tensor], Tensor, Tensor, list[float]]:   # maps; (ΣR, 5) RoIs; (ΣR,) int64 levels; scales
+        "The maps that are pooled from, and which of them each RoI is read from."
         maps = [v for k, v in x.items() if k in self.featmap_names]
         if not maps:
             raise ValueError(f"the backbone gives the maps {list(x)}, none of {self.featmap_names}: name them alike")
         scales, rois = level_scales(maps, image_shapes), as_rois(boxes)
         check_rois(maps[0], rois)
-        if len(maps) == 1:
-            return roi_align(maps[0], rois, self.output_size, scales[0], self.sampling_ratio)
         levels = roi_levels(rois[:, 1:], -int(np.log2(scales[0])), -int(np.log2(scales[-1])),
                             self.canonical_scale, self.canonical_level)
-        pooled = [roi_align(m, rois[levels == i], self.output_size, s, self.sampling_ratio)
-                  for i, (m, s) in enumerate(zip(maps, scales))]
+        return maps, rois, levels, scales
+
+    def forward(
+        self,
+        x: dict[str, Tensor],
+        boxes: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> Tensor:                              # (ΣR, C, P, Q)
+        maps, rois, levels, scales = self.assign(x, boxes, image_shapes)
+        size, samples = self.output_size, self.sampling_ratio
+        if is_sparse_product(maps[0], len(rois) * size[0] * size[1], samples):
+            columns, weights = rois_to_map(maps, rois, levels, scales, size, samples)
+            return pool_rows(torch.cat([cell_rows(m) for m in maps]), columns, weights, size)
+        if len(maps) == 1:
+            return roi_align(maps[0], rois, size, scales[0], samples)
+        pooled = [roi_align(m, rois[levels == i], size, s, samples) for i, (m, s) in enumerate(zip(maps, scales))]
         # Back from level by level into the order of the RoIs.
         order = torch.cat([torch.where(levels == i)[0] for i in range(len(maps))])
         return torch.cat(pooled)[order.argsort()]
