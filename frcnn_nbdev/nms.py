@@ -7,7 +7,7 @@ __all__ = ['BLOCK', 'suppressed', 'nms', 'batched_nms', 'select_proposals']
 
 # %% ../nbs/10_nms.ipynb #d669ba87
 import torch
-import torchvision
+import torchvision  # noqa: F401: it registers torch.ops.torchvision.nms
 from torch import Tensor
 
 from .boxes import clip_boxes_to_image, decode_boxes
@@ -57,6 +57,7 @@ def batched_nms(
     scores: Tensor,          # (R,)
     idxs: Tensor,            # (R,) int64, group of each box: class, level or image
     iou_threshold: float,
+    max_kept: int | None = None,   # stop after so many, of all groups
 ) -> Tensor:                 # (K,) int64, kept boxes, best first
     "Non-maximum suppression within each group: boxes of different groups never suppress each other."
     if boxes.numel() == 0:
@@ -65,7 +66,7 @@ def batched_nms(
     # Boxes that were not clipped may begin left of 0, which the distance must cover too.
     distance = boxes.max() - boxes.min().clamp(max=0) + 1
     offsets = idxs.to(boxes) * distance
-    return nms(boxes + offsets[:, None], scores, iou_threshold)
+    return nms(boxes + offsets[:, None], scores, iou_threshold, max_kept)
 
 # %% ../nbs/10_nms.ipynb #17058b47
 def select_proposals(
@@ -97,7 +98,7 @@ def select_proposals(
         sides = image_boxes[:, 2:] - image_boxes[:, :2]
         keep = torch.where((sides >= min_size).all(dim=1) & (image_scores >= score_thresh))[0]
         image_boxes, image_scores = image_boxes[keep], image_scores[keep]
-        keep = batched_nms(image_boxes, image_scores, level[keep], nms_thresh)[:post_nms_top_n]
+        keep = batched_nms(image_boxes, image_scores, level[keep], nms_thresh, post_nms_top_n)
         final_boxes.append(image_boxes[keep])
         final_scores.append(image_scores[keep])
     return final_boxes, final_scores
