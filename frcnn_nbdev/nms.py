@@ -7,7 +7,7 @@ __all__ = ['BLOCK', 'suppressed', 'nms', 'batched_nms', 'select_proposals']
 
 # %% ../nbs/10_nms.ipynb #d669ba87
 import torch
-import torchvision  # noqa: F401: it registers torch.ops.torchvision.nms
+import torchvision
 from torch import Tensor
 
 from .boxes import clip_boxes_to_image, decode_boxes
@@ -35,7 +35,7 @@ def nms(
     max_kept: int | None = None,    # stop after so many
 ) -> Tensor:                        # (K,) int64, kept boxes, best first
     "Greedy non-maximum suppression. On a GPU and for up to 4 blocks it is torchvision's compiled kernel alone."
-    kernel = torch.ops.torchvision.nms.default
+    kernel = torchvision.ops.nms
     if len(boxes) <= 4 * BLOCK or boxes.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_exporting():
         kept = kernel(boxes, scores, iou_threshold)
         return kept if max_kept is None else kept[:max_kept]
