@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
-           'pipeline_figure']
+           'pipeline_figure', 'plot_ratios', 'plot_growth', 'plot_parts']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -688,7 +688,7 @@ _PIPELINE = {  # part -> (text, column, row)
 # The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/01_plots.ipynb #5c3499cd
+# %% ../nbs/01_plots.ipynb #3df51340
 _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
     "plots": ("every picture is drawn here", []),
@@ -711,6 +711,7 @@ _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "evaluation": ("detections + truth → numbers", ["detections", "truth", "metrics"]),
     "finetune": ("torchvision's detectors, same data", _FORWARD),
     "reports": ("parameters → a page of results", ["image", "truth", "detections", "metrics"]),
+    "benchmark": ("how long each part takes", [*_FORWARD, "rpn_loss", "targets", "head_loss"]),
 }
 
 # %% ../nbs/01_plots.ipynb #138cc02d
@@ -757,4 +758,90 @@ def pipeline_figure(
             linewidth=line["linewidth"])
     for column in (2, 3, 6):
         arrow(column + 0.5, 0.07, column + 0.5, middle[1] - half_height)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #8961514c
+def plot_ratios(
+    table: pd.DataFrame,                          # columns case, candidate, ratio, low, high
+    *,
+    targets: Mapping[tuple, float] | None = None, # (case, candidate) -> ratio that was asked for
+    reference: str = "torchvision",               # what a ratio of 1 stands for
+    xlabel: str = "times faster",
+    ax: Axes | None = None,                       # where to draw; None: a new figure
+    title: str | None = None,                     # above the bars
+) -> Axes:                                        # a group of bars for each case, the first case on top
+    "Ratios as horizontal bars with their quartiles and targets."
+    if not len(table):
+        raise ValueError("the table of ratios is empty; give a row for each bar.")
+    cases, candidates = list(dict.fromkeys(table["case"])), list(dict.fromkeys(table["candidate"]))
+    if ax is None:
+        size = (6.4, 0.6 + len(cases) * (0.2 + 0.2 * len(candidates)))
+        _, ax = plt.subplots(figsize=size, dpi=80, layout="constrained")
+    width = 0.84 / len(candidates)
+    for number, candidate in enumerate(candidates):
+        rows = table[table["candidate"] == candidate]
+        at = [cases.index(case) + (number - (len(candidates) - 1) / 2) * width for case in rows["case"]]
+        ax.barh(at, rows["ratio"], width * 0.9, label=candidate, color=_COLORS[number % len(_COLORS)],
+                hatch=_HATCHES[number % len(_HATCHES)], edgecolor="white", linewidth=0,
+                xerr=(rows["ratio"] - rows["low"], rows["high"] - rows["ratio"]), ecolor="black", capsize=2)
+        for y, (_, row) in zip(at, rows.iterrows(), strict=True):
+            ax.annotate(f"{row['ratio']:.2f}", (row["high"], y), (4, 0), textcoords="offset points",
+                        va="center", fontsize=9)
+            target = (targets or {}).get((row["case"], candidate))
+            if target is not None:
+                ax.plot([target] * 2, [y - width * 0.45, y + width * 0.45], color="black", linewidth=2.2)
+                ax.plot(target, y - width * 0.45, marker="v", color="black", markersize=5)
+    ax.axvline(1, color="0.3", linewidth=1, linestyle=(0, (4, 2)))
+    ax.set_yticks(range(len(cases)), cases)
+    ax.set_ylim(len(cases) - 0.45, -0.55)
+    ax.set_xlim(left=0)
+    ax.margins(x=0.12)
+    marks = "; triangle: target" if targets else ""
+    ax.set_xlabel(f"{xlabel} (dashed line: {reference}{marks})")
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(candidates) > 1:
+        ax.figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #6b34d24a
+def plot_growth(
+    panels: Mapping[str, pd.DataFrame],   # what grows -> columns size, candidate, milliseconds
+    *,
+    columns: int = 2,                     # panels side by side
+    cell: float = 3.2,                    # width of a panel, inches
+) -> Figure:                              # both axes logarithmic: a power law is a straight line
+    "Cost against size, a line for each candidate."
+    fig, axes = _grid(len(panels), columns, cell, 0.72, 0.3)
+    for ax, (name, table) in zip(axes, panels.items(), strict=True):
+        for number, (candidate, rows) in enumerate(table.groupby("candidate", sort=False)):
+            rows = rows.sort_values("size")
+            ax.plot(rows["size"], rows["milliseconds"], label=candidate, color=_COLORS[number % len(_COLORS)],
+                    linestyle=_DASHES[number % len(_DASHES)], marker=_MARKERS[number % len(_MARKERS)], markersize=5)
+        ax.set(xscale="log", yscale="log", xlabel=name, ylabel="milliseconds")
+        ax.grid(True, color="0.9", linewidth=0.7)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, handlelength=2.8)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #998bc232
+def plot_parts(
+    table: pd.DataFrame,     # a row a part, in order; a column a case; milliseconds
+    *,
+    columns: int = 2,        # cases side by side
+    cell: float = 3.6,       # width of a case, inches
+) -> Figure:                 # bars of all cases share their order, not their scale
+    "Where the time goes: a bar for each part, with its share."
+    fig, axes = _grid(len(table.columns), columns, cell, 0.07 * len(table) + 0.1, 0.3)
+    for ax, case in zip(axes, table.columns, strict=True):
+        share = table[case] / table[case].sum()
+        bars = ax.barh(range(len(table)), table[case], 0.7, color=_COLORS[0])
+        ax.bar_label(bars, [f"{s:.0%}" for s in share], padding=3, fontsize=9)
+        ax.set_yticks(range(len(table)), table.index)
+        ax.invert_yaxis()
+        ax.margins(x=0.16)
+        ax.set_title(case, fontsize=10)
+        ax.set_xlabel("milliseconds")
+        ax.spines[["top", "right"]].set_visible(False)
     return fig
