@@ -13,7 +13,7 @@ __all__ = ['ROI_SHAPES', 'LIBRARIES', 'CONFIGURATIONS', 'PRECISIONS', 'SPEED_TAR
            'fresh_step_memory', 'memory_table', 'loader_share', 'phantom_share', 'Target', 'verdict', 'judge_speed',
            'judge_rest', 'Plan', 'make_plan', 'machine', 'nested', 'targets_of', 'metrics']
 
-# %% ../nbs/20_benchmark.ipynb #58bb0837
+# %% ../nbs/20_benchmark.ipynb #fc08bd52
 import copy
 import gc
 import math
@@ -55,14 +55,14 @@ from .phantom import write_phantom
 from .roi_pool import MultiScaleRoIAlign, roi_align, roi_pool
 from .training import make_optimizer
 
-# %% ../nbs/20_benchmark.ipynb #402664ad
+# %% ../nbs/20_benchmark.ipynb #19c3ad10
 def finish_on(
     device: torch.device | str,
 ) -> Callable[[], None]:         # returns when the work that was handed to the device is done
     "What to call before the clock is read: a GPU works on while Python goes on."
     return torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
 
-# %% ../nbs/20_benchmark.ipynb #839fdbc1
+# %% ../nbs/20_benchmark.ipynb #c47fae35
 def turn(
     call: Callable[[], object],
     calls: int,                       # how often it is called in this turn
@@ -77,7 +77,7 @@ def turn(
     finish()
     return (clock() - start) / calls
 
-# %% ../nbs/20_benchmark.ipynb #b8743ee5
+# %% ../nbs/20_benchmark.ipynb #0abc491f
 def warm_up(
     call: Callable[[], object],
     shortest: float,                  # seconds that a turn should last at least
@@ -90,30 +90,31 @@ def warm_up(
         seconds = turn(call, 1, clock, finish)
     return max(1, math.ceil(shortest / max(seconds, 1e-9)))
 
-# %% ../nbs/20_benchmark.ipynb #72bf7815
+# %% ../nbs/20_benchmark.ipynb #b24512bf
 def interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
     repetitions: int,                                  # at most
-    seconds: float = math.inf,                         # budget, warm-up included; one repetition is always made
-    shortest: float = 0.002,                           # seconds that a turn lasts at least
+    least: int = 1,                                    # repetitions that are made whatever they take
+    seconds: float = math.inf,                         # budget for those beyond, warm-up included
+    shortest: float = 0.005,                           # seconds that a turn lasts at least
     clock: Callable[[], float] = time.perf_counter,
     finish: Callable[[], None] = lambda: None,         # waits for the device
 ) -> pd.DataFrame:                                     # a row a repetition, a column a candidate, seconds a call
     "Candidates take turns, each repetition with another one first. Raises ValueError when there is nothing to do."
-    if not candidates or repetitions < 1:
-        raise ValueError(f"{len(candidates)} candidates and {repetitions} repetitions: give one of each at least")
+    if not candidates or repetitions < 1 or least < 1:
+        raise ValueError(f"{len(candidates)} candidates and {min(repetitions, least)} repetitions: give one of each at least")
     begin, names, rows = clock(), list(candidates), []
     calls = {name: warm_up(call, shortest, clock, finish) for name, call in candidates.items()}
     longest = 0.0
-    while len(rows) < repetitions and (not rows or clock() - begin + longest <= seconds):
+    while len(rows) < repetitions and (len(rows) < least or clock() - begin + longest <= seconds):
         start, first = clock(), len(rows) % len(names)
         rows.append({name: turn(candidates[name], calls[name], clock, finish)
                      for name in names[first:] + names[:first]})
         longest = max(longest, clock() - start)
     return pd.DataFrame(rows, columns=names)
 
-# %% ../nbs/20_benchmark.ipynb #6ae01b1a
+# %% ../nbs/20_benchmark.ipynb #77600ca4
 @dataclass
 class Case:
     "Candidates that do the same work."
@@ -122,7 +123,7 @@ class Case:
     build: Callable[[], dict[str, Callable[[], object]]]        # candidate → call; made when the case begins
     weight: float = 1.0                                         # share of the time, against the other cases
 
-# %% ../nbs/20_benchmark.ipynb #bd19a0dc
+# %% ../nbs/20_benchmark.ipynb #64e2d61b
 @dataclass
 class Budget:
     "Seconds for several cases, by weight."
@@ -141,12 +142,12 @@ class Budget:
         self.weight -= weight
         return part
 
-# %% ../nbs/20_benchmark.ipynb #d596137a
+# %% ../nbs/20_benchmark.ipynb #931c0e34
 def measure(
     cases: Sequence[Case],
     *,
-    seconds: float,                                   # for all cases together; each has one repetition at least
-    repetitions: int,                                 # of a case, at most
+    seconds: float,                                   # for all cases together
+    repetitions: int,                                 # of a case, at most; three at least, also when that takes longer
     device: torch.device | str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:                                    # what, case, repetition, candidate, seconds: a row a turn
@@ -155,7 +156,7 @@ def measure(
     for case in cases:
         candidates = case.build()
         gc.collect()                                  # the garbage of the case before is not billed to this one
-        times = interleaved(candidates, repetitions=repetitions, seconds=budget.share(case.weight), clock=clock,
+        times = interleaved(candidates, repetitions=repetitions, least=3, seconds=budget.share(case.weight), clock=clock,
                             finish=finish_on(device))
         times = times.rename_axis("repetition").reset_index().melt("repetition", var_name="candidate",
                                                                    value_name="seconds")
@@ -163,7 +164,7 @@ def measure(
     columns = ["what", "case", "repetition", "candidate", "seconds"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
-# %% ../nbs/20_benchmark.ipynb #2fcc42bd
+# %% ../nbs/20_benchmark.ipynb #c06f0263
 def compare(
     record: pd.DataFrame,             # from `measure`
     reference: str = "torchvision",   # the candidate that the others are compared with; cases without it are left out
@@ -180,7 +181,7 @@ def compare(
         low=("ratio", lambda r: r.quantile(0.25)), high=("ratio", lambda r: r.quantile(0.75)),
         repetitions=("ratio", "size")).reset_index()
 
-# %% ../nbs/20_benchmark.ipynb #a93b0fe5
+# %% ../nbs/20_benchmark.ipynb #21b2cffa
 def source_anchors(
     sizes: tuple[float, ...],          # pixels
     ratios: tuple[float, ...],         # height / width
@@ -201,7 +202,7 @@ def source_anchors(
                     index += 1
     return anchors
 
-# %% ../nbs/20_benchmark.ipynb #f23a0424
+# %% ../nbs/20_benchmark.ipynb #5ec43584
 def source_iou(
     boxes1: np.ndarray,   # (R, 4) xyxy, pixels
     boxes2: np.ndarray,   # (S, 4) xyxy, pixels
@@ -216,7 +217,7 @@ def source_iou(
                 ious[i, j] = shared / ((xa2 - xa1) * (ya2 - ya1) + (xb2 - xb1) * (yb2 - yb1) - shared)
     return ious
 
-# %% ../nbs/20_benchmark.ipynb #a4fa8936
+# %% ../nbs/20_benchmark.ipynb #53e9d1fa
 def source_nms(
     boxes: np.ndarray,      # (R, 4) xyxy, pixels
     scores: np.ndarray,     # (R,)
@@ -234,7 +235,7 @@ def source_nms(
         order = rest[iou <= iou_threshold]
     return keep
 
-# %% ../nbs/20_benchmark.ipynb #d9cea6eb
+# %% ../nbs/20_benchmark.ipynb #a7c5be06
 def source_roi_pool(
     features: Tensor,        # (1, C, H, W)
     boxes: Tensor,           # (R, 4) xyxy, pixels
@@ -246,7 +247,7 @@ def source_roi_pool(
     return torch.cat([F.adaptive_max_pool2d(features[:, :, y1:y2 + 1, x1:x2 + 1], output_size)
                       for x1, y1, x2, y2 in cells])
 
-# %% ../nbs/20_benchmark.ipynb #2dad498b
+# %% ../nbs/20_benchmark.ipynb #fdc99efb
 def random_rois(
     count: int,
     side: float,                # of the square image, pixels
@@ -257,7 +258,7 @@ def random_rois(
     corner, size = numbers[:, :2] * 0.8 * side, (0.05 + 0.5 * numbers[:, 2:]) * side
     return torch.cat((corner, (corner + size).clamp(max=side)), dim=1)
 
-# %% ../nbs/20_benchmark.ipynb #14e8a6c7
+# %% ../nbs/20_benchmark.ipynb #d86b4de5
 def forward_backward(
     op: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -268,10 +269,10 @@ def forward_backward(
     out.backward(torch.ones_like(out))
     return x.grad
 
-# %% ../nbs/20_benchmark.ipynb #12fd281e
+# %% ../nbs/20_benchmark.ipynb #448bddd7
 ROI_SHAPES = ((8, 8, 512), (16, 16, 256), (32, 32, 256), (50, 50, 256), (200, 200, 256))   # (height, width, channels)
 
-# %% ../nbs/20_benchmark.ipynb #e43ede38
+# %% ../nbs/20_benchmark.ipynb #5c543ed1
 def roi_cases(
     shapes: Sequence[tuple[int, int, int]] = ROI_SHAPES,   # (height, width, channels); the image is 16 times as large
     *,
@@ -297,7 +298,7 @@ def roi_cases(
     return [Case(what, f"{h}×{w}×{c}", partial(build, kind, h, w, c, layout))
             for what, kind, layout in kinds for h, w, c in shapes]
 
-# %% ../nbs/20_benchmark.ipynb #01a38929
+# %% ../nbs/20_benchmark.ipynb #4a923053
 def nms_boxes(
     kind: str,                       # "uniform", "scene" or "objects"
     count: int,
@@ -319,7 +320,7 @@ def nms_boxes(
         raise ValueError(f"the kind of boxes {kind!r} is unknown: give uniform, scene or objects")
     return torch.cat((corner, corner + size), dim=1), rand(count)
 
-# %% ../nbs/20_benchmark.ipynb #3bdeeb4b
+# %% ../nbs/20_benchmark.ipynb #ff0d47c0
 def nms_cases(
     counts: Sequence[int] = (100, 1000, 10_000, 100_000),
     *,
@@ -341,7 +342,7 @@ def nms_cases(
     return [Case("NMS", f"{kind} {count}", partial(build, kind, count), weight=1.0 if count < 50_000 else 3.0)
             for count in sorted(counts) for kind in kinds]
 
-# %% ../nbs/20_benchmark.ipynb #be8fbaf5
+# %% ../nbs/20_benchmark.ipynb #e47ae92c
 def box_cases(
     *,
     grid: tuple[int, int] = (50, 50),      # cells of the feature map, stride 16, nine anchors a cell
@@ -366,9 +367,9 @@ def box_cases(
                 "loop": lambda: source_anchors(sizes, ratios, grid, 16)}
 
     def iou_calls():
-        few = truth[:1].cpu().numpy(), anchors[:1000].cpu().numpy()
+        as_numpy = truth.cpu().numpy(), anchors.cpu().numpy()
         return {"torchvision": lambda: torchvision.ops.box_iou(truth, anchors), "ours": lambda: box_iou(truth, anchors),
-                "loop, 1000 of the pairs": lambda: source_iou(*few)}
+                "loop": lambda: source_iou(*as_numpy)}
     theirs, ours = tv_utils.Matcher(0.7, 0.3, True), Matcher(0.7, 0.3, True)
     size = f"{len(anchors)} anchors"
     return [
@@ -380,7 +381,7 @@ def box_cases(
         Case("decode", size, lambda: {"torchvision": lambda: coder.decode_single(deltas, anchors),
                                       "ours": lambda: decode_boxes(deltas, anchors)})]
 
-# %% ../nbs/20_benchmark.ipynb #c4734c9b
+# %% ../nbs/20_benchmark.ipynb #eb7a5261
 @dataclass(frozen=True)
 class Parts:
     "The classes that a detector is put together from."
@@ -391,7 +392,7 @@ class Parts:
     FasterRCNN: type
     builders: object          # module with fasterrcnn_resnet50_fpn and others
 
-# %% ../nbs/20_benchmark.ipynb #a5256431
+# %% ../nbs/20_benchmark.ipynb #3a2ae82f
 LIBRARIES = {
     "torchvision": Parts(tv_anchors.AnchorGenerator, TVMultiScaleRoIAlign, tv_faster_rcnn.TwoMLPHead,
                          tv_faster_rcnn.FastRCNNPredictor, tv_faster_rcnn.FasterRCNN, torchvision.models.detection),
@@ -399,7 +400,7 @@ LIBRARIES = {
                   faster_rcnn.FasterRCNN, faster_rcnn),
 }
 
-# %% ../nbs/20_benchmark.ipynb #d8502635
+# %% ../nbs/20_benchmark.ipynb #641a4a65
 def single_map_detector(
     parts: Parts,
     backbone: nn.Module,               # has out_channels
@@ -414,7 +415,7 @@ def single_map_detector(
         box_roi_pool=parts.MultiScaleRoIAlign(["0"], 7, 2), box_head=parts.TwoMLPHead(backbone.out_channels * 49, 1024),
         box_predictor=parts.FastRCNNPredictor(1024, 5))
 
-# %% ../nbs/20_benchmark.ipynb #fa132cd2
+# %% ../nbs/20_benchmark.ipynb #b7d73ec9
 @dataclass(frozen=True)
 class Configuration:
     "A detector and its images."
@@ -424,7 +425,7 @@ class Configuration:
     batch: int                         # images
     weight: float = 1.0                # how long it takes, roughly, against the first
 
-# %% ../nbs/20_benchmark.ipynb #2936dbd5
+# %% ../nbs/20_benchmark.ipynb #733c1b5f
 def resnet18_c4(
     size: tuple[int, int] = (128, 192),   # (height, width), pixels
     batch: int = 4,
@@ -435,7 +436,7 @@ def resnet18_c4(
         return single_map_detector(parts, resnet_c4_backbone("resnet18"), size, (16, 32, 64, 96, 128), rois)
     return Configuration(f"ResNet-18 C4, {size[1]}×{size[0]}, batch {batch}, {rois} RoIs", build, size, batch)
 
-# %% ../nbs/20_benchmark.ipynb #eaa470a5
+# %% ../nbs/20_benchmark.ipynb #8db6f2d1
 def vgg16(
     batch: int,
 ) -> Configuration:
@@ -446,7 +447,7 @@ def vgg16(
         return single_map_detector(parts, features, (128, 128), (32, 64, 96), 512)
     return Configuration(f"VGG16, 128 px, batch {batch}, 512 RoIs", build, (128, 128), batch, weight=1.5 * batch)
 
-# %% ../nbs/20_benchmark.ipynb #faf19bbe
+# %% ../nbs/20_benchmark.ipynb #b2045622
 def pyramid(
     title: str,
     builder: str,         # name of torchvision's builder, and of ours
@@ -459,7 +460,7 @@ def pyramid(
         return getattr(parts.builders, builder)(weights=None, weights_backbone=None, num_classes=5)
     return Configuration(f"{title}, {side} px, batch {batch}", build, (side, side), batch, weight)
 
-# %% ../nbs/20_benchmark.ipynb #c6509149
+# %% ../nbs/20_benchmark.ipynb #6d0bc9c5
 CONFIGURATIONS = {
     "resnet18": resnet18_c4(),
     "mobilenet": pyramid("MobileNetV3-FPN", "fasterrcnn_mobilenet_v3_large_320_fpn", 320, 4, 4.0),
@@ -468,7 +469,7 @@ CONFIGURATIONS = {
     "resnet50": pyramid("ResNet-50-FPN", "fasterrcnn_resnet50_fpn", 800, 1, 12.0),
 }
 
-# %% ../nbs/20_benchmark.ipynb #e940aff7
+# %% ../nbs/20_benchmark.ipynb #3c6e4f72
 def chosen(
     names: str,      # names of configurations, separated by spaces
 ) -> dict[str, Configuration]:
@@ -478,7 +479,7 @@ def chosen(
             raise ValueError(f"there is no detector {name!r}: give some of {' '.join(CONFIGURATIONS)}")
     return {name: CONFIGURATIONS[name] for name in names.split()}
 
-# %% ../nbs/20_benchmark.ipynb #1801067d
+# %% ../nbs/20_benchmark.ipynb #ecc49145
 def random_batch(
     configuration: Configuration,
     device: torch.device | str = "cpu",
@@ -496,7 +497,7 @@ def random_batch(
                         "labels": torch.randint(1, 5, (3,), generator=generator).to(device)})
     return images, targets
 
-# %% ../nbs/20_benchmark.ipynb #90101934
+# %% ../nbs/20_benchmark.ipynb #d5c8df19
 def detectors(
     configuration: Configuration,
     device: torch.device | str = "cpu",
@@ -512,7 +513,7 @@ def detectors(
         models[f"{name}, channels_last"] = copy.deepcopy(models[name]).to(memory_format=torch.channels_last)
     return models
 
-# %% ../nbs/20_benchmark.ipynb #6f3d54e5
+# %% ../nbs/20_benchmark.ipynb #b8a00383
 def training_step(
     model: nn.Module,
     images: list[Tensor],
@@ -533,7 +534,7 @@ def training_step(
     model.zero_grad(set_to_none=True)
     return loss.detach()
 
-# %% ../nbs/20_benchmark.ipynb #11c094fd
+# %% ../nbs/20_benchmark.ipynb #1f32d621
 @torch.no_grad()
 def inference(
     model: nn.Module,
@@ -546,7 +547,7 @@ def inference(
     with torch.autocast(images[0].device.type, torch.bfloat16, enabled=bf16):
         return model(images)
 
-# %% ../nbs/20_benchmark.ipynb #568c02f4
+# %% ../nbs/20_benchmark.ipynb #5d2d6c7f
 def head_shapes(
     model: nn.Module,                    # ours
     call: Callable[[], object],          # a training step, or an inference
@@ -558,7 +559,7 @@ def head_shapes(
         call()
     return len(last.call_args.args[0]), len(first.call_args.args[1]) if first.called else None
 
-# %% ../nbs/20_benchmark.ipynb #0ab0f3de
+# %% ../nbs/20_benchmark.ipynb #7eb5fb6c
 def head_products(
     roi_heads: nn.Module,
     *inputs: Tensor,          # (R, C, 7, 7) RoI features; or (M, C) cells, (C, 49·F) first layer, (R, F) what it gives
@@ -569,7 +570,7 @@ def head_products(
     cells, first, hidden = inputs
     return [cells @ first, *roi_heads.box_predictor(F.relu(roi_heads.box_head.fc7(hidden)))]
 
-# %% ../nbs/20_benchmark.ipynb #199d7e5a
+# %% ../nbs/20_benchmark.ipynb #c8869de0
 def product_limit(
     model: nn.Module,                # ours
     images: list[Tensor],
@@ -603,10 +604,10 @@ def product_limit(
                 tensor.grad = None
     return call
 
-# %% ../nbs/20_benchmark.ipynb #fa380485
+# %% ../nbs/20_benchmark.ipynb #dc3ea3a5
 PRECISIONS = {"": False, ", channels_last": False, ", bf16 + channels_last": True}    # what follows a name → autocast
 
-# %% ../nbs/20_benchmark.ipynb #e255ecac
+# %% ../nbs/20_benchmark.ipynb #25d4d922
 def step_candidates(
     configuration: Configuration,
     training: bool,
@@ -640,7 +641,7 @@ def step_candidates(
                         calls[name + suffix] = product_limit(model, images, rois=rois, cells=m, bf16=bf16, training=training)
     return calls
 
-# %% ../nbs/20_benchmark.ipynb #abe776bc
+# %% ../nbs/20_benchmark.ipynb #9d44c433
 def step_cases(
     configurations: Iterable[Configuration],
     *,
@@ -654,7 +655,7 @@ def step_cases(
     return [Case(what, c.title, partial(build, c, what == "training"), weight=c.weight * (2.0 if what == "training" else 1.0))
             for c in configurations for what in ("inference", "training")]
 
-# %% ../nbs/20_benchmark.ipynb #baef30e5
+# %% ../nbs/20_benchmark.ipynb #9a6925f7
 def over_limit(
     record: pd.DataFrame,      # from `measure`, with candidates of `step_cases`
 ) -> pd.DataFrame:             # case, precision, candidate, limit, times, low, high
@@ -670,7 +671,7 @@ def over_limit(
                           "low": 1 / r.high, "high": 1 / r.low} for r in table.itertuples()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #fc114c4f
+# %% ../nbs/20_benchmark.ipynb #1950059a
 def growth_cases(
     *,
     rois: Sequence[int] = (16, 64, 256, 512),
@@ -691,7 +692,7 @@ def growth_cases(
     return [Case(what, str(n), partial(build, configuration), weight=float(place))
             for what, by_size in grown.items() for place, (n, configuration) in enumerate(by_size.items(), 1)]
 
-# %% ../nbs/20_benchmark.ipynb #80f36c2c
+# %% ../nbs/20_benchmark.ipynb #3dc2e922
 def growth_panels(
     record: pd.DataFrame,                # with cases of `growth_cases` and perhaps `nms_cases`
 ) -> dict[str, pd.DataFrame]:            # what grows → size, candidate, milliseconds: for `plots.plot_growth`
@@ -705,7 +706,7 @@ def growth_panels(
         panels[what] = rows.assign(size=rows["case"].astype(int))
     return {name: rows[["size", "candidate", "milliseconds"]] for name, rows in panels.items() if len(rows)}
 
-# %% ../nbs/20_benchmark.ipynb #8eab323c
+# %% ../nbs/20_benchmark.ipynb #de966d0c
 def parts_of(
     model: nn.Module,                           # ours
 ) -> list[tuple[object, str, str]]:             # owner, attribute, part
@@ -717,7 +718,7 @@ def parts_of(
             (model.roi_heads, "predict", "pooling, box head"),
             (rpn, "rpn_losses", "losses"), (head, "fastrcnn_losses", "losses"), (Tensor, "backward", "backward")]
 
-# %% ../nbs/20_benchmark.ipynb #46aec2f4
+# %% ../nbs/20_benchmark.ipynb #6c9d1d50
 @contextmanager
 def timed_calls(
     parts: Sequence[tuple[object, str, str]],     # owner, attribute, part
@@ -741,7 +742,7 @@ def timed_calls(
             stack.enter_context(mock.patch.object(owner, name, with_clock(getattr(owner, name), part)))
         yield seconds
 
-# %% ../nbs/20_benchmark.ipynb #0bb97ef8
+# %% ../nbs/20_benchmark.ipynb #ee185cbd
 def time_parts(
     configurations: Iterable[Configuration],
     *,
@@ -766,7 +767,7 @@ def time_parts(
         columns[configuration.title] = pd.DataFrame(rows[1:]).median() * 1000      # the first one was the warm-up
     return pd.DataFrame(columns)
 
-# %% ../nbs/20_benchmark.ipynb #f759d3eb
+# %% ../nbs/20_benchmark.ipynb #3a551f5d
 def peak_bytes() -> int:
     "The most memory that this process has held so far; Linux and macOS."
     status = Path("/proc/self/status")
@@ -777,7 +778,7 @@ def peak_bytes() -> int:
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/20_benchmark.ipynb #fc1c8068
+# %% ../nbs/20_benchmark.ipynb #00954fb4
 def step_memory(
     configuration: str,      # a key of CONFIGURATIONS
     library: str,            # a key of LIBRARIES
@@ -797,7 +798,7 @@ def step_memory(
         return torch.cuda.max_memory_allocated()
     return peak_bytes() - before
 
-# %% ../nbs/20_benchmark.ipynb #7b19603d
+# %% ../nbs/20_benchmark.ipynb #023d170a
 def fresh_step_memory(
     *arguments,       # of step_memory
 ) -> int:             # bytes
@@ -810,7 +811,7 @@ def fresh_step_memory(
         raise RuntimeError(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout)
 
-# %% ../nbs/20_benchmark.ipynb #dd2c2341
+# %% ../nbs/20_benchmark.ipynb #b495874f
 def memory_table(
     names: Iterable[str],           # of configurations
     *,
@@ -830,7 +831,7 @@ def memory_table(
                          "ours / torchvision": peak["ours"] / peak["torchvision"]})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #f46a2db5
+# %% ../nbs/20_benchmark.ipynb #0e94567d
 def loader_share(
     loader: Iterable,                                     # batches of (images, targets)
     step: Callable[[list, list], object],                 # trains on a batch
@@ -855,7 +856,7 @@ def loader_share(
         rows.append({"loading s": loading, "training s": training, "share": loading / max(loading + training, 1e-9)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #29e6669b
+# %% ../nbs/20_benchmark.ipynb #fd3d2e39
 def phantom_share(
     images: int = 200,                      # training images
     *,
@@ -881,7 +882,7 @@ def phantom_share(
         training_step(model, images, targets, seed=seed, optimizer=optimizer)
     return loader_share(loader, step, epochs=epochs + 1, finish=finish_on(device)).iloc[1:].reset_index(drop=True)
 
-# %% ../nbs/20_benchmark.ipynb #db997faf
+# %% ../nbs/20_benchmark.ipynb #d16f232b
 @dataclass(frozen=True)
 class Target:
     "What was promised."
@@ -891,7 +892,7 @@ class Target:
     mean: float | None = None     # bound of the geometric mean
     each: float | None = None     # bound of every case
 
-# %% ../nbs/20_benchmark.ipynb #9a7fd1d8
+# %% ../nbs/20_benchmark.ipynb #9979b6f3
 SPEED_TARGETS = [
     Target("RoIAlign", "ours", mean=5.0, each=1.5), Target("RoIAlign, channels_last", "ours", mean=5.0, each=1.5),
     Target("RoIPool", "ours", mean=1.5, each=1.0), Target("NMS", "ours", mean=1.2, each=1.0),
@@ -902,7 +903,7 @@ SPEED_TARGETS = [
       for name, bound in zip(("resnet18", "vgg16-4", "vgg16-8", "mobilenet", "resnet50"), bounds)]]
 LIMIT_TARGET, MEMORY_TARGET, LOADER_TARGET = 1.2, 1.0, 0.05      # at most: times, times torchvision's, share
 
-# %% ../nbs/20_benchmark.ipynb #4059fdb2
+# %% ../nbs/20_benchmark.ipynb #8dd79c49
 def verdict(
     values: Sequence[float],       # measured; none: it was not measured
     low: float | None = None,      # they must not be below
@@ -913,7 +914,7 @@ def verdict(
         return "not measured"
     return "met" if (low is None or min(values) >= low) and (high is None or max(values) <= high) else "NOT MET"
 
-# %% ../nbs/20_benchmark.ipynb #448fd67a
+# %% ../nbs/20_benchmark.ipynb #09246afe
 def judge_speed(
     table: pd.DataFrame,          # from `compare`
 ) -> pd.DataFrame:                # goal, asked, measured, verdict
@@ -933,7 +934,7 @@ def judge_speed(
                              "measured": f"{min(values):.2f}" if values else "–", "verdict": verdict(values, low=bound)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #de646e36
+# %% ../nbs/20_benchmark.ipynb #49306ee4
 def judge_rest(
     limits: pd.DataFrame,         # from `over_limit`
     memory: pd.DataFrame,         # from `memory_table`
@@ -955,7 +956,7 @@ def judge_rest(
     add("data loader: share of an epoch", LOADER_TARGET, [float(shares["share"].median())] if len(shares) else [])
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #61ffc1f3
+# %% ../nbs/20_benchmark.ipynb #05c2a95a
 @dataclass(frozen=True)
 class Plan:
     "What a report measures, and for how long."
@@ -968,7 +969,7 @@ class Plan:
     part_repetitions: int
     seconds: dict[str, float]            # of the parts with a budget
 
-# %% ../nbs/20_benchmark.ipynb #3319ae6e
+# %% ../nbs/20_benchmark.ipynb #35aa6ad0
 def make_plan(
     *,
     quick: bool,
@@ -998,7 +999,7 @@ def make_plan(
         dict(rois=(16, 64), sides=(64, 96), batches=(1, 2)) if quick else {}, 24 if quick else 200,
         2 if quick else 5, {part: share * seconds for part, share in shares.items()})
 
-# %% ../nbs/20_benchmark.ipynb #36ea11ca
+# %% ../nbs/20_benchmark.ipynb #492ca7da
 def machine() -> dict[str, object]:
     "Processor, cores, threads and versions: what a time means something with."
     cpuinfo = Path("/proc/cpuinfo")
@@ -1009,7 +1010,7 @@ def machine() -> dict[str, object]:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 
-# %% ../nbs/20_benchmark.ipynb #62fd31c0
+# %% ../nbs/20_benchmark.ipynb #b23e79f1
 def nested(
     table: pd.DataFrame,
     keys: Sequence[str],      # columns that name a row, outermost first
@@ -1019,14 +1020,14 @@ def nested(
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in table.iloc[0].items()}
     return {str(value): nested(rows.drop(columns=keys[0]), keys[1:]) for value, rows in table.groupby(keys[0], sort=False)}
 
-# %% ../nbs/20_benchmark.ipynb #8a76ea41
+# %% ../nbs/20_benchmark.ipynb #309cc44a
 def targets_of(
     what: str,      # "training" or "inference"
 ) -> dict[tuple[str, str], float]:      # (case, candidate) → least ratio: for `plots.plot_ratios`
     "The targets that a figure marks."
     return {(CONFIGURATIONS[t.case].title, t.candidate): t.each for t in SPEED_TARGETS if t.what == what and t.case is not None}
 
-# %% ../nbs/20_benchmark.ipynb #f94a96df
+# %% ../nbs/20_benchmark.ipynb #9e01d93c
 def metrics(
     verdicts: pd.DataFrame,            # from the two judges
     speed: pd.DataFrame,               # from `compare`

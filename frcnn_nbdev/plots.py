@@ -11,6 +11,7 @@ __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxe
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -24,7 +25,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 from .iou import box_iou
 
@@ -785,14 +786,14 @@ def plot_ratios(
                 hatch=_HATCHES[number % len(_HATCHES)], edgecolor="white", linewidth=0,
                 xerr=(rows["ratio"] - rows["low"], rows["high"] - rows["ratio"]), ecolor="black", capsize=2)
         for y, (_, row) in zip(at, rows.iterrows(), strict=True):
-            ax.annotate(f"{row['ratio']:.2f}", (row["high"], y), (4, 0), textcoords="offset points",
-                        va="center", fontsize=9)
             target = (targets or {}).get((row["case"], candidate))
+            ax.annotate(f"{row['ratio']:.2f}", (max(row["high"], target or 0), y), (6, 0), va="center", fontsize=9,
+                        textcoords="offset points")
             if target is not None:
                 ax.plot([target] * 2, [y - width * 0.45, y + width * 0.45], color="black", linewidth=2.2)
                 ax.plot(target, y - width * 0.45, marker="v", color="black", markersize=5)
     ax.axvline(1, color="0.3", linewidth=1, linestyle=(0, (4, 2)))
-    ax.set_yticks(range(len(cases)), cases)
+    ax.set_yticks(range(len(cases)), [textwrap.fill(case, 26) for case in cases])
     ax.set_ylim(len(cases) - 0.45, -0.55)
     ax.set_xlim(left=0)
     ax.margins(x=0.12)
@@ -820,6 +821,13 @@ def plot_growth(
             ax.plot(rows["size"], rows["milliseconds"], label=candidate, color=_COLORS[number % len(_COLORS)],
                     linestyle=_DASHES[number % len(_DASHES)], marker=_MARKERS[number % len(_MARKERS)], markersize=5)
         ax.set(xscale="log", yscale="log", xlabel=name, ylabel="milliseconds")
+        ax.set_xticks(sorted(set(table["size"])))
+        wide = table["milliseconds"].max() > 100 * table["milliseconds"].min()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        ax.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))      # 16k and not 1.6 × 10⁴
+        ax.yaxis.set_major_formatter("{x:g}")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(NullLocator())
         ax.grid(True, color="0.9", linewidth=0.7)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, handlelength=2.8)

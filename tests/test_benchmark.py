@@ -1,0 +1,59 @@
+"The benchmark report with tiny settings: complete, in words, and stopped by one sentence. No time is asserted."
+import json
+
+import pandas as pd
+import pytest
+
+from frcnn_nbdev import benchmark, reports
+
+TINY = dict(quick=True, minutes=0.01, repetitions=1, nms_boxes="50")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return reports.run_report("benchmark", TINY, tmp_path_factory.mktemp("benchmark") / "tiny", progress=False)
+
+
+def test_the_run_folder_is_complete(tiny):
+    assert sorted(p.name for p in tiny.iterdir() if p.is_file()) == [
+        "environment.json", "measurements.csv", "metrics.json", "params.yaml", "report.html", "report.ipynb", "times.json"]
+    assert sorted(p.stem for p in (tiny / "figures").glob("*.png")) == [
+        "growth", "inference", "nms_ratios", "parts_bf16", "parts_float32", "roi_ratios", "training"]
+    page = (tiny / "report.html").read_text()
+    assert "src=\"http" not in page and "Warning" not in page and "/s]" not in page
+
+
+def test_every_turn_is_on_record(tiny):
+    record = pd.read_csv(tiny / "measurements.csv")
+    assert list(record) == ["what", "case", "repetition", "candidate", "seconds"]
+    assert (record["seconds"] > 0).all() and set(record["repetition"]) == {0}
+    assert not record.duplicated(["what", "case", "repetition", "candidate"]).any()
+    steps = record[(record["what"] == "training")]["candidate"].tolist()
+    assert {"torchvision", "ours", "ours, channels_last", "ours, bf16 + channels_last",
+            "torchvision, bf16 + channels_last", "limit", "limit, bf16 + channels_last"} == set(steps)
+    assert {"box_iou", "anchors", "matching", "encode", "decode", "NMS", "RoIAlign", "RoIPool", "inference"} <= set(record["what"])
+
+
+def test_metrics_hold_every_target_in_words(tiny):
+    metrics = json.loads((tiny / "metrics.json").read_text())
+    assert {"machine", "targets", "speed", "over_limit", "parts", "memory", "loader_share"} == set(metrics)
+    verdicts = {goal: t["verdict"] for goal, t in metrics["targets"].items()}
+    assert set(verdicts.values()) <= {"met", "NOT MET", "not measured"}
+    title = benchmark.CONFIGURATIONS["resnet50"].title
+    assert verdicts[f"training: {title}, ours, times faster"] == "not measured"
+    title = benchmark.CONFIGURATIONS["resnet18"].title
+    assert verdicts[f"training: {title}, ours, times faster"] != "not measured"
+    assert metrics["speed"]["training"][title]["torchvision"]["ratio"] == 1.0
+    assert 0 < metrics["loader_share"] < 1 and metrics["memory"][title]["float32"]["ours MB"] > 50
+
+
+@pytest.mark.parametrize("name, value, sentence", [
+    ("detectors", "resnet18 yolo", "there is no detector 'yolo'"),
+    ("nms_boxes", "100 many", "nms_boxes is '100 many'"),
+    ("minutes", 0.0, "minutes is 0.0"),
+    ("device", "tpu", "the device 'tpu' is unknown"),
+])
+def test_bad_parameters(name, value, sentence, tmp_path):
+    with pytest.raises(reports.ReportError, match=sentence):
+        reports.run_report("benchmark", {**TINY, name: value}, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
