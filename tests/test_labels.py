@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frcnn_nbdev.labels import BOX_COLUMNS, boxes_table, frcnn_boxes, read_boxes, read_boxes_csv, write_boxes_csv
+from frcnn_nbdev.formats import frcnn_boxes, read_boxes
+from frcnn_nbdev.labels import BOX_COLUMNS, boxes_table, read_boxes_csv, write_boxes_csv
 
 REAL = Path(os.environ.get("FRCNN_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real data on this machine")
