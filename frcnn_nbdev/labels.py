@@ -12,7 +12,7 @@ __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'NUMBER_COLUMNS', 'MAX_COORDINATE', '
            'read_ids', 'id_boxes', 'id_folders', 'id_pairs', 'read_class_list', 'read_id_masks', 'read_csv_text',
            'to_number', 'to_numbers', 'read_boxes_csv', 'write_boxes_csv', 'number_text', 'no_area']
 
-# %% ../nbs/02_labels.ipynb #0d89ffbd
+# %% ../nbs/02_labels.ipynb #cc910af4
 import base64
 import csv
 import io
@@ -31,7 +31,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-# %% ../nbs/02_labels.ipynb #669217b8
+# %% ../nbs/02_labels.ipynb #c2d2dc4c
 BOX_COLUMNS = ["name", "x1", "x2", "y1", "y2", "classname"]
 EXTRA_COLUMNS = ["split", "group", "width", "height", "pixel_size"]
 NUMBER_COLUMNS = ["x1", "x2", "y1", "y2", "width", "height", "pixel_size", "score", "iscrowd", "difficult"]
@@ -40,10 +40,10 @@ MAX_COORDINATE = 2**31  # pixels; no image is larger
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
-# %% ../nbs/02_labels.ipynb #97ab2324
+# %% ../nbs/02_labels.ipynb #245d2680
 MAX_PIXELS = 2**28  # 268 million: the largest image that is decoded
 
-# %% ../nbs/02_labels.ipynb #578be9f5
+# %% ../nbs/02_labels.ipynb #9203bf7d
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     "(height, width) from the first frame header of a JPEG, or None."
     at = 2
@@ -54,7 +54,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         at += 1 if marker == 0xFF else 2 + length
     return None
 
-# %% ../nbs/02_labels.ipynb #62c3107c
+# %% ../nbs/02_labels.ipynb #f39bec40
 def image_header(
     data: bytes,                  # the whole file, or its first 128 kB
 ) -> tuple[int, int] | None:      # (height, width), pixels
@@ -71,7 +71,7 @@ def image_header(
     except Exception:  # Pillow raises many kinds for a damaged header; all mean the same here
         return None
 
-# %% ../nbs/02_labels.ipynb #35771c90
+# %% ../nbs/02_labels.ipynb #ba4c1b2c
 def relative_name(
     path: str | Path,    # a file
     root: Path | None,   # the folder that is read
@@ -82,7 +82,7 @@ def relative_name(
         path = path.relative_to(root)
     return path.as_posix()
 
-# %% ../nbs/02_labels.ipynb #4c597804
+# %% ../nbs/02_labels.ipynb #27827c96
 def read_file(
     path: str | Path,          # a file
     root: Path | None = None,  # messages name the file relative to this folder
@@ -102,7 +102,7 @@ def read_file(
         raise ValueError(f"{name}: the file is empty (0 bytes); copy it again or remove it.")
     return data
 
-# %% ../nbs/02_labels.ipynb #5831e312
+# %% ../nbs/02_labels.ipynb #86a66572
 def read_text(
     path: Path,
     root: Path | None,  # messages name the file relative to this folder
@@ -114,7 +114,7 @@ def read_text(
         raise ValueError(f"{relative_name(path, root)}: not a text file in UTF-8 (byte {error.start}); "
                          "save it as UTF-8.") from None
 
-# %% ../nbs/02_labels.ipynb #59b10606
+# %% ../nbs/02_labels.ipynb #01f0d5c3
 def check_image(
     data: bytes,  # the whole file
     name: str,    # how messages call it
@@ -130,7 +130,7 @@ def check_image(
     if cut:
         raise ValueError(f"{name}: the image is cut off before its end; copy it again or remove it.")
 
-# %% ../nbs/02_labels.ipynb #e709e892
+# %% ../nbs/02_labels.ipynb #d88e74f2
 def image_bytes(
     path: str | Path,          # an image, or a LabelMe JSON with the image inside
     root: Path | None = None,  # messages name the file relative to this folder
@@ -145,7 +145,7 @@ def image_bytes(
     check_image(data, name)
     return data
 
-# %% ../nbs/02_labels.ipynb #19615667
+# %% ../nbs/02_labels.ipynb #e6ff6c59
 def read_image(
     path: str | Path,         # file of an image, or a LabelMe JSON with the image inside
     *,
@@ -163,7 +163,7 @@ def read_image(
         raise ValueError(f"{relative_name(path, root)}: not readable as an image; save it again or remove it.")
     return image if grayscale else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-# %% ../nbs/02_labels.ipynb #11448656
+# %% ../nbs/02_labels.ipynb #e4b6b8b0
 def read_image_size(
     path: str | Path,          # file of an image, or a LabelMe JSON with the image inside
     *,
@@ -180,13 +180,13 @@ def read_image_size(
             return size
     return read_image(path, root=root).shape[:2]
 
-# %% ../nbs/02_labels.ipynb #ed3de5dd
+# %% ../nbs/02_labels.ipynb #bf9213cc
 COLOR_RANGES = {  # name -> ((R low, R high), (G low, G high), (B low, B high)), both ends included
     "red": ((100, 255), (0, 50), (0, 50)),
     "green": ((0, 50), (100, 255), (0, 50)),
 }
 
-# %% ../nbs/02_labels.ipynb #9430e68a
+# %% ../nbs/02_labels.ipynb #8a833a98
 def color_mask(
     label_rgb: np.ndarray,               # (H, W, 3) uint8, RGB
     color_ranges: dict = COLOR_RANGES,   # name -> ((R low, R high), (G low, G high), (B low, B high))
@@ -198,7 +198,7 @@ def color_mask(
         mask |= cv2.inRange(label_rgb, np.array(low, np.uint8), np.array(high, np.uint8))
     return mask.astype(bool)
 
-# %% ../nbs/02_labels.ipynb #ebd5dd1b
+# %% ../nbs/02_labels.ipynb #dbe9b6bd
 def mask_contours(
     mask: np.ndarray,  # (H, W) bool or uint8; an object is everything that is not 0
     *,
@@ -214,7 +214,7 @@ def mask_contours(
     boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
     return np.array(sorted(boxes), np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #4c28176d
+# %% ../nbs/02_labels.ipynb #a75fabd7
 def mask_to_boxes(
     mask: np.ndarray,    # (H, W) bool or uint8
     *,
@@ -225,15 +225,15 @@ def mask_to_boxes(
     boxes = mask_contours(mask, gap=gap)
     return boxes[_areas(boxes) >= min_area]
 
-# %% ../nbs/02_labels.ipynb #82ff6f6e
+# %% ../nbs/02_labels.ipynb #7a44f1a6
 def _areas(boxes: np.ndarray) -> np.ndarray:
     "(n,) areas of (n, 4) xyxy boxes."
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
-# %% ../nbs/02_labels.ipynb #885f6531
+# %% ../nbs/02_labels.ipynb #2e9ac58a
 GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18: number of the examination
 
-# %% ../nbs/02_labels.ipynb #12507b37
+# %% ../nbs/02_labels.ipynb #b175ee4a
 def group_of(
     name: str,                      # path or name of an image
     pattern: str = GROUP_PATTERN,   # the first group that matches is the answer
@@ -245,7 +245,7 @@ def group_of(
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
 
-# %% ../nbs/02_labels.ipynb #9d125ae0
+# %% ../nbs/02_labels.ipynb #6e76688f
 def boxes_table(
     records: list[dict] | pd.DataFrame,  # one per object; missing columns are filled
     format: str = "table",               # kept in attrs["format"]
@@ -265,12 +265,12 @@ def boxes_table(
     table.attrs = {"format": format, "findings": list(findings)}
     return table
 
-# %% ../nbs/02_labels.ipynb #9c3527d3
+# %% ../nbs/02_labels.ipynb #7b14c90a
 def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
-# %% ../nbs/02_labels.ipynb #4e0366c7
+# %% ../nbs/02_labels.ipynb #91592a88
 def map_files(
     function,        # called with one item
     items: list,
@@ -293,7 +293,7 @@ def map_files(
         raise kind(f"{errors[0]}{more}") from errors[0]
     return results
 
-# %% ../nbs/02_labels.ipynb #a17ce2ed
+# %% ../nbs/02_labels.ipynb #5426ccdc
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
     "stem -> path; two files that differ only in suffix cannot be told apart."
     found = {}
@@ -306,7 +306,7 @@ def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
         found[path.stem] = path
     return found
 
-# %% ../nbs/02_labels.ipynb #0127e935
+# %% ../nbs/02_labels.ipynb #90a04f87
 def folder_split(
     name: str,  # path of an image or label file
 ) -> str:       # train, val, test or ""
@@ -317,7 +317,7 @@ def folder_split(
             return SPLIT_NAMES[match[1]]
     return ""
 
-# %% ../nbs/02_labels.ipynb #e0dd15d4
+# %% ../nbs/02_labels.ipynb #9f11cea6
 def existing_folder(
     folder: str | Path,  # what the user named
 ) -> Path:
@@ -331,10 +331,10 @@ def existing_folder(
         )
     return folder
 
-# %% ../nbs/02_labels.ipynb #f0a88d94
+# %% ../nbs/02_labels.ipynb #6670d7f6
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what no text file format holds
 
-# %% ../nbs/02_labels.ipynb #aeebac69
+# %% ../nbs/02_labels.ipynb #a46c28f1
 def inside_folder(
     root: Path,                   # the folder that is read
     name: str,                    # as a label file writes it; \\ counts as /
@@ -360,7 +360,7 @@ def inside_folder(
         raise ValueError(f"{where}: {path} is a link that leaves the folder; copy the file into the folder.")
     return path
 
-# %% ../nbs/02_labels.ipynb #bab22a21
+# %% ../nbs/02_labels.ipynb #0f374f9c
 def list_files(
     root: Path,      # the folder that is read
     *patterns: str,  # as in Path.glob
@@ -374,7 +374,7 @@ def list_files(
                 found.add(root / inside_folder(root, name, name, known=known))
     return sorted(found)
 
-# %% ../nbs/02_labels.ipynb #805d2dbf
+# %% ../nbs/02_labels.ipynb #5c08dc46
 def list_images(
     root: Path,           # the folder that is read
     folder: str = ".",    # below root
@@ -382,7 +382,7 @@ def list_images(
     "Image files directly in a folder, sorted by name."
     return [path for path in list_files(root, f"{folder}/*") if path.suffix.lower() in IMAGE_SUFFIXES]
 
-# %% ../nbs/02_labels.ipynb #68acb856
+# %% ../nbs/02_labels.ipynb #ffb3b49b
 class ImageIndex:
     "Finds the images that label files name: by path, or by bare name when it is there once."
 
@@ -422,7 +422,7 @@ class ImageIndex:
                              f"{sorted(found)[1]}); write the path.")
         return path if found[0] == path else inside_folder(self.root, found[0], where, known=self._known)
 
-# %% ../nbs/02_labels.ipynb #592f1c6d
+# %% ../nbs/02_labels.ipynb #1afbe2b7
 def check_classname(
     value,        # what the label file gives
     where: str,   # file and place that messages name
@@ -436,7 +436,7 @@ def check_classname(
         raise ValueError(f"{where}: the class {reprlib.repr(value)} has a control character; rename it.")
     return value
 
-# %% ../nbs/02_labels.ipynb #2f092eec
+# %% ../nbs/02_labels.ipynb #9d4e6ba1
 def unlabelled_images(
     images: list[Path],  # that lie among the labelled ones
     used: set[str],      # names that have labels
@@ -449,7 +449,7 @@ def unlabelled_images(
         if name not in used
     ]
 
-# %% ../nbs/02_labels.ipynb #9f570b95
+# %% ../nbs/02_labels.ipynb #f268f9e6
 def mask_objects(
     mask: np.ndarray, name: str, min_area: int, gap: int, one_object: bool
 ) -> tuple[np.ndarray, list]:
@@ -468,7 +468,7 @@ def mask_objects(
             boxes = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])[None]
     return boxes, findings
 
-# %% ../nbs/02_labels.ipynb #0668b184
+# %% ../nbs/02_labels.ipynb #29d9b22b
 def read_pair(
     image: Path,
     label: Path,
@@ -498,7 +498,7 @@ def read_pair(
         "findings": findings,
     }
 
-# %% ../nbs/02_labels.ipynb #93ccad2f
+# %% ../nbs/02_labels.ipynb #14879508
 def pair_rows(
     pair: dict,  # from read_pair
     **facts,     # classname, and columns that all rows share
@@ -510,7 +510,7 @@ def pair_rows(
             for x1, y1, x2, y2 in pair["boxes"].tolist()]
     return rows or [{**base, "classname": ""}]
 
-# %% ../nbs/02_labels.ipynb #2ed9d28a
+# %% ../nbs/02_labels.ipynb #a438da00
 def _image_facts(root: Path) -> dict[str, dict]:
     "Rows of images.csv by path and by bare name: pixel_size and group that pixels cannot tell."
     path = root / "images.csv"
@@ -522,7 +522,7 @@ def _image_facts(root: Path) -> dict[str, dict]:
     rows = facts.to_dict("records")
     return {key: row for row in rows for key in (row["name"], PurePosixPath(row["name"]).name)}
 
-# %% ../nbs/02_labels.ipynb #54e7fc08
+# %% ../nbs/02_labels.ipynb #58d79522
 def split_name(
     text: str,   # a folder or cell: train, val, valid, validation or test, in any case
     where: str,  # file and place that messages name
@@ -532,7 +532,7 @@ def split_name(
         raise ValueError(f"{where}: {text!r} is not a split; name it train, val or test.")
     return SPLIT_NAMES[text.lower()]
 
-# %% ../nbs/02_labels.ipynb #9eb56906
+# %% ../nbs/02_labels.ipynb #f94ca25d
 def _read_painted(
     folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool
 ):
@@ -570,7 +570,7 @@ def _read_painted(
                               pixel_size=known.get("pixel_size", np.nan))
     return boxes_table(records, kind, [one for pair in read for one in pair["findings"]])
 
-# %% ../nbs/02_labels.ipynb #1e6b5fb2
+# %% ../nbs/02_labels.ipynb #0912cd44
 def read_color_labels(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/label
     *,
@@ -596,7 +596,7 @@ def read_color_labels(
     table.attrs["format"] = "color"
     return table
 
-# %% ../nbs/02_labels.ipynb #0e8db3f4
+# %% ../nbs/02_labels.ipynb #04075400
 def white_mask(
     path: Path,   # file of a mask
     root: Path,
@@ -605,7 +605,7 @@ def white_mask(
     gray = read_image(path, grayscale=True, root=root)
     return gray > int(gray.max()) // 2
 
-# %% ../nbs/02_labels.ipynb #9fb8aeec
+# %% ../nbs/02_labels.ipynb #dea518bc
 def read_masks(
     folder: str | Path,                  # holds <class>/<split>/image and <class>/<split>/mask
     *,
@@ -621,7 +621,7 @@ def read_masks(
     return _read_painted(folder, "mask", lambda path: white_mask(path, Path(folder)),
                          options, allow_empty, group_pattern, progress)
 
-# %% ../nbs/02_labels.ipynb #7a1da016
+# %% ../nbs/02_labels.ipynb #63cf6420
 def read_ids(
     path: str | Path,          # file of a mask: palette, grey with 8 or 16 bit, or colours
     *,
@@ -640,7 +640,7 @@ def read_ids(
         return values.astype(np.int32)
     return (values.astype(np.int32) << (16, 8, 0)).sum(2, dtype=np.int32)
 
-# %% ../nbs/02_labels.ipynb #91332981
+# %% ../nbs/02_labels.ipynb #28faaf92
 def id_boxes(
     ids: np.ndarray,     # (H, W) int32, 0 is background
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) numbers; (n, 4) int64 boxes, xyxy, x2 y2 exclusive
@@ -657,13 +657,13 @@ def id_boxes(
     boxes = [(places[at][1].start, places[at][0].start, places[at][1].stop, places[at][0].stop) for at in there]
     return numbers[there], np.array(boxes, np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #cc3f8a64
+# %% ../nbs/02_labels.ipynb #e5e94466
 ID_FOLDERS = {  # folder of the images -> folders that may hold their masks
     **dict.fromkeys(["PNGImages", "JPEGImages"], ["PedMasks", "SegmentationObject", "SegmentationClass", "masks"]),
     **dict.fromkeys(["images", "image", "pic"], ["masks", "mask"]),
 }
 
-# %% ../nbs/02_labels.ipynb #da1ef7f3
+# %% ../nbs/02_labels.ipynb #f437d40c
 def id_folders(
     root: Path,
 ) -> list[tuple[Path, Path]]:  # folder of images, folder of masks
@@ -676,7 +676,7 @@ def id_folders(
                 found.append((images, masks))
     return found
 
-# %% ../nbs/02_labels.ipynb #6380f32b
+# %% ../nbs/02_labels.ipynb #93c84657
 def id_pairs(
     root: Path,
 ) -> list[tuple[Path, Path, Path | None]]:  # image, mask, list of class names or None
@@ -699,7 +699,7 @@ def id_pairs(
         pairs.append((label.with_name("img.png"), label, label.with_name("label_names.txt")))
     return pairs
 
-# %% ../nbs/02_labels.ipynb #2821f66d
+# %% ../nbs/02_labels.ipynb #a6b27582
 def read_class_list(
     path: Path,       # one class name a line
     root: Path,
@@ -710,7 +710,7 @@ def read_class_list(
     shown = relative_name(path, root)
     return {first + at: check_classname(name, f"{shown}, line {at + 1}") for at, name in enumerate(names)}
 
-# %% ../nbs/02_labels.ipynb #2c63db53
+# %% ../nbs/02_labels.ipynb #b1131bbd
 def _id_objects(
     ids: np.ndarray, patches: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -723,7 +723,23 @@ def _id_objects(
     found = [mask_contours(ids == number) for number in numbers]  # a lone 255 is white on black
     return np.repeat(numbers, [len(one) for one in found]), np.concatenate(found)
 
-# %% ../nbs/02_labels.ipynb #4004eef8
+# %% ../nbs/02_labels.ipynb #18e7f1b5
+def _numbered_objects(
+    ids: np.ndarray, mask: Path, root: Path, classes: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    "Number, number of the class and box of each object, and the name of the mask in which the number stands."
+    objects = mask.with_name("label_instance.png")
+    if mask.name != "label.png" or not objects.is_file():
+        numbers, boxes = _id_objects(ids, classes)
+        return numbers, numbers, boxes, relative_name(mask, root)
+    numbered, shown = read_ids(objects, root=root), relative_name(objects, root)
+    if numbered.shape != ids.shape:
+        raise ValueError(f"{shown}: its size is not that of {mask.name}; export both again.")
+    numbers, boxes = id_boxes(numbered)
+    kinds = [np.bincount(ids[numbered == number]).argmax() for number in numbers]
+    return numbers, np.array(kinds, np.int64), boxes, shown
+
+# %% ../nbs/02_labels.ipynb #960adb03
 def _read_ids_pair(image: Path, mask: Path, root: Path, names: dict | None, classname: str, min_area: int) -> dict:
     "Rows without the shared facts, size and findings of one image with a mask of numbers."
     shown = relative_name(mask, root)
@@ -734,16 +750,7 @@ def _read_ids_pair(image: Path, mask: Path, root: Path, names: dict | None, clas
     if ids.shape != (height, width):
         raise ValueError(f"{shown}: the mask is {ids.shape[1]}×{ids.shape[0]} pixels but its image "
                          f"{relative_name(image, root)} is {width}×{height}; export the mask again.")
-    objects, source = mask.with_name("label_instance.png"), mask
-    if mask.name == "label.png" and objects.is_file():  # class numbers, and object numbers beside them
-        numbered, source = read_ids(objects, root=root), objects
-        if numbered.shape != ids.shape:
-            raise ValueError(f"{relative_name(objects, root)}: its size is not that of {shown}; export both again.")
-        numbers, boxes = id_boxes(numbered)
-        kinds = np.array([np.bincount(ids[numbered == number]).argmax() for number in numbers], np.int64)
-    else:
-        numbers, boxes = _id_objects(ids, names is not None)
-        kinds = numbers
+    numbers, kinds, boxes, source = _numbered_objects(ids, mask, root, names is not None)
     rows, specks = [], 0
     for number, kind, (x1, y1, x2, y2) in zip(numbers.tolist(), kinds.tolist(), boxes.tolist(), strict=True):
         if names is not None and kind not in {**names, 255: ""}:
@@ -753,12 +760,12 @@ def _read_ids_pair(image: Path, mask: Path, root: Path, names: dict | None, clas
         specks += (x2 - x1) * (y2 - y1) < min_area
         if (x2 - x1) * (y2 - y1) >= min_area:
             rows.append({"x1": x1, "x2": x2, "y1": y1, "y2": y2, "classname": names[kind] if names else classname,
-                         "segmentation": f"{relative_name(source, root)}#{number}"})
+                         "segmentation": f"{source}#{number}"})
     findings = [finding("warning", shown, -1, f"{specks} specks below {min_area} pixels are not read as objects",
                         "clean the mask or lower min_area")] if specks else []
     return {"name": relative_name(image, root), "width": width, "height": height, "rows": rows, "findings": findings}
 
-# %% ../nbs/02_labels.ipynb #8b955956
+# %% ../nbs/02_labels.ipynb #926fe1a2
 def read_id_masks(
     folder: str | Path,                  # holds PNGImages and PedMasks, images and masks, or *_json/label.png
     *,
@@ -783,7 +790,7 @@ def read_id_masks(
         records += [{**base, **row} for row in one["rows"]] or [{**base, "classname": "", "segmentation": ""}]
     return boxes_table(records, "ids", [note for one in read for note in one["findings"]])
 
-# %% ../nbs/02_labels.ipynb #9e4239f5
+# %% ../nbs/02_labels.ipynb #69281242
 def read_csv_text(
     path: Path,
     required: list[str],  # columns that must be there
@@ -814,10 +821,10 @@ def read_csv_text(
             raise ValueError(f"{shown}: the column {column!r} is there twice; keep one.")
     return table.astype(object).fillna("")
 
-# %% ../nbs/02_labels.ipynb #b5f6d349
+# %% ../nbs/02_labels.ipynb #f159a03e
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
-# %% ../nbs/02_labels.ipynb #6f46e83a
+# %% ../nbs/02_labels.ipynb #05ff4e46
 def to_number(
     value,        # a number, or the text of one
     where: str,   # file, place and name of the field
@@ -833,7 +840,7 @@ def to_number(
         raise ValueError(f"{where} is {reprlib.repr(value)}, which is larger than any image; correct it.")
     return float(number)
 
-# %% ../nbs/02_labels.ipynb #a45ea941
+# %% ../nbs/02_labels.ipynb #550242ae
 def to_numbers(
     column,            # cells as text
     name: str,         # of the column
@@ -848,7 +855,7 @@ def to_numbers(
         to_number(text[bad[0]], f"{shown}, row {bad[0] + 1}: {name}")
     return values
 
-# %% ../nbs/02_labels.ipynb #6aa02584
+# %% ../nbs/02_labels.ipynb #af23c263
 def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     "One CSV as a table with numbers as numbers."
     shown = relative_name(path, root)
@@ -868,7 +875,7 @@ def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
         table["split"] = table["split"].map(known)
     return table
 
-# %% ../nbs/02_labels.ipynb #9935d5e7
+# %% ../nbs/02_labels.ipynb #7cfb1fda
 def read_boxes_csv(
     path: str | Path,                    # a CSV, or a folder with train.csv val.csv test.csv or boxes.csv
     *,
@@ -904,7 +911,7 @@ def read_boxes_csv(
         table["group"] = table["name"].map(groups)
     return boxes_table(table, "csv")
 
-# %% ../nbs/02_labels.ipynb #3621b84c
+# %% ../nbs/02_labels.ipynb #e631c01f
 def write_boxes_csv(
     table: pd.DataFrame,  # boxes table
     path: str | Path,     # the CSV to write
@@ -932,7 +939,7 @@ def write_boxes_csv(
         temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/02_labels.ipynb #ddd70342
+# %% ../nbs/02_labels.ipynb #3f63d64b
 def number_text(
     value: float,
 ) -> str:
@@ -941,7 +948,7 @@ def number_text(
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
 
-# %% ../nbs/02_labels.ipynb #afe11243
+# %% ../nbs/02_labels.ipynb #21dfe6eb
 def no_area(
     table: pd.DataFrame,  # boxes table
 ) -> np.ndarray:          # (rows,) bool

@@ -372,7 +372,7 @@ def written(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("first, second", itertools.permutations(WRITERS, 2))
+@pytest.mark.parametrize("first, second", list(itertools.permutations(WRITERS, 2)))
 def test_every_pair_of_formats_keeps_the_table(written, tmp_path, first, second):
     table = read_boxes(written / first, format=first)
     write_boxes(table, written / first, tmp_path / "out", second, copy_images=True)
