@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'WRITERS', 'read_json', 'read_hc18', 'read_voc', 'read_lab
            'read_coco', 'read_yolo', 'read_solo', 'segmentation_mask', 'find_formats', 'detect_format', 'read_boxes',
            'write_boxes', 'frcnn_boxes']
 
-# %% ../nbs/02b_formats.ipynb #b864aff0
+# %% ../nbs/02b_formats.ipynb #4b769306
 import argparse
 import base64
 import contextlib
@@ -77,7 +77,7 @@ from frcnn_nbdev.labels import (
     write_boxes_csv,
 )
 
-# %% ../nbs/02b_formats.ipynb #f4488aae
+# %% ../nbs/02b_formats.ipynb #59882bff
 def _unique_keys(pairs: list) -> dict:
     "A JSON object whose keys are all different."
     if len({key for key, _ in pairs}) < len(pairs):
@@ -86,12 +86,12 @@ def _unique_keys(pairs: list) -> dict:
         raise ValueError(f"the key {reprlib.repr(twice)} is there twice in one object; keep one")
     return dict(pairs)
 
-# %% ../nbs/02b_formats.ipynb #4b8d9ab2
+# %% ../nbs/02b_formats.ipynb #612b03c2
 def _no_constant(text: str):
     "NaN and Infinity are not JSON."
     raise ValueError(f"{text} is not a number; correct it")
 
-# %% ../nbs/02b_formats.ipynb #58291dea
+# %% ../nbs/02b_formats.ipynb #80b34c39
 def read_json(
     path: Path,
     root: Path | None = None,  # messages name the file relative to this folder
@@ -108,7 +108,7 @@ def read_json(
     except ValueError as error:
         raise ValueError(f"{shown}: {error}.") from None
 
-# %% ../nbs/02b_formats.ipynb #27c4f164
+# %% ../nbs/02b_formats.ipynb #c058e368
 def _field(
     record,              # a JSON object
     key: str,
@@ -122,7 +122,7 @@ def _field(
         raise ValueError(f"{where}: {key!r} is missing or not {name}; export the labels again.")
     return value
 
-# %% ../nbs/02b_formats.ipynb #7a9b2bf1
+# %% ../nbs/02b_formats.ipynb #3e96549d
 def _json_kind(path: Path) -> str:
     "coco, labelme, solo or '' from the keys that occur in a JSON file; broken ones by their neighbours."
     if not path.is_file():
@@ -138,7 +138,7 @@ def _json_kind(path: Path) -> str:
         return "coco"
     return "labelme" if any(path.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES) else ""
 
-# %% ../nbs/02b_formats.ipynb #6d253949
+# %% ../nbs/02b_formats.ipynb #af8c12f9
 def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, str]:
     "filename -> cell of the first CSV that has both columns."
     for path in paths:
@@ -147,7 +147,7 @@ def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, 
             return dict(zip(table["filename"], table[column], strict=True))
     return {}
 
-# %% ../nbs/02b_formats.ipynb #76550746
+# %% ../nbs/02b_formats.ipynb #1516b69a
 def read_hc18(
     folder: str | Path,                  # holds NNN_HC.png and NNN_HC_Annotation.png, here or one level below
     *,
@@ -195,7 +195,7 @@ def read_hc18(
                               group=group_of(bare, group_pattern), pixel_size=size)
     return boxes_table(records, "hc18", findings)
 
-# %% ../nbs/02b_formats.ipynb #815311eb
+# %% ../nbs/02b_formats.ipynb #f4b41e71
 def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
     "Boxes and class names of one annotation."
     rows = []
@@ -211,7 +211,7 @@ def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
         rows.append(row)
     return rows
 
-# %% ../nbs/02b_formats.ipynb #d6adfb9f
+# %% ../nbs/02b_formats.ipynb #a231c814
 def _voc_image(index: ImageIndex, xml: Path, filename: str, places: list[str]) -> str:
     "Name of the image of an annotation: the file it names, or the one with the name of the XML."
     shown = relative_name(xml, index.root)
@@ -226,7 +226,7 @@ def _voc_image(index: ImageIndex, xml: Path, filename: str, places: list[str]) -
             raise
         return index.find(beside, shown)
 
-# %% ../nbs/02b_formats.ipynb #5245c137
+# %% ../nbs/02b_formats.ipynb #7079b363
 def _read_xml(xml: Path, root: Path):
     "Root element of an XML file without entities."
     shown, data = relative_name(xml, root), read_file(xml, root)
@@ -237,7 +237,7 @@ def _read_xml(xml: Path, root: Path):
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{shown}: not valid XML ({error}); export the annotation again.") from None
 
-# %% ../nbs/02b_formats.ipynb #b988af4c
+# %% ../nbs/02b_formats.ipynb #4496c60a
 def _read_voc_file(xml: Path, index: ImageIndex, places: list[str], one_based: bool) -> dict:
     "Name, size, objects and findings of one annotation."
     root, shown = index.root, relative_name(xml, index.root)
@@ -251,7 +251,7 @@ def _read_voc_file(xml: Path, index: ImageIndex, places: list[str], one_based: b
     return {"name": name, "width": width, "height": height, "stem": xml.stem, "folder": folder_split(shown),
             "objects": _voc_objects(tree, shown, one_based), "findings": findings}
 
-# %% ../nbs/02b_formats.ipynb #c04ffcf4
+# %% ../nbs/02b_formats.ipynb #40c4df00
 def _size_finding(name: str, what: str, stated: tuple, true: tuple) -> list[dict]:
     "A warning when a label file states another size than the image has; (width, height) both."
     if tuple(map(str, stated)) == tuple(map(str, true)):
@@ -259,7 +259,7 @@ def _size_finding(name: str, what: str, stated: tuple, true: tuple) -> list[dict
     return [finding("warning", name, -1, f"the {what} states {stated[0]}×{stated[1]} pixels, the image has "
                     f"{true[0]}×{true[1]}", "the size of the image is used")]
 
-# %% ../nbs/02b_formats.ipynb #89c7d510
+# %% ../nbs/02b_formats.ipynb #50e8a5fa
 def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
     "stem -> split from ImageSets/Main; trainval counts as train where there is no train.txt."
     main, splits = root / "ImageSets" / "Main", {}
@@ -283,7 +283,7 @@ def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
             splits[stem] = split
     return splits
 
-# %% ../nbs/02b_formats.ipynb #c950142a
+# %% ../nbs/02b_formats.ipynb #ea0c40a0
 def read_voc(
     folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main
     *,
@@ -313,17 +313,17 @@ def read_voc(
     table = boxes_table(records, "voc", findings)
     return table if table["difficult"].any() else table.drop(columns="difficult")
 
-# %% ../nbs/02b_formats.ipynb #0ba1cb02
+# %% ../nbs/02b_formats.ipynb #0aebad5d
 def _voc_files(root: Path) -> list[Path]:
     "XML files of a VOC folder: in Annotations, in the folder itself, or in a folder per split."
     splits = [f"{split}/*.xml" for split in SPLIT_NAMES]
     return list_files(root, "Annotations/*.xml") or list_files(root, "*.xml", *splits)
 
-# %% ../nbs/02b_formats.ipynb #fc977592
+# %% ../nbs/02b_formats.ipynb #f4fe9334
 _SHAPES = {"polygon": (3, None), "rectangle": (2, None), "circle": (2, 2), "line": (2, 2), "linestrip": (2, None),
            "point": (1, 1), "mask": (2, 2)}  # shape -> (fewest, most) points
 
-# %% ../nbs/02b_formats.ipynb #dd35392c
+# %% ../nbs/02b_formats.ipynb #a93b735f
 def _points(shape: dict, where: str) -> np.ndarray:
     "(n, 2) points of a LabelMe shape, with as many as its kind has."
     kind, points = shape.get("shape_type") or "polygon", _field(shape, "points", list, where)
@@ -336,7 +336,7 @@ def _points(shape: dict, where: str) -> np.ndarray:
         raise ValueError(f"{where}: a point is not a pair of numbers; draw the shape again.")
     return np.array([[to_number(value, f"{where}: a coordinate") for value in point] for point in points])
 
-# %% ../nbs/02b_formats.ipynb #22c51a44
+# %% ../nbs/02b_formats.ipynb #e0d384be
 def _shape_mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     "(H, W) bool pixels of LabelMe's shape 'mask', a PNG in base 64 whose corner is the first point."
     try:
@@ -352,7 +352,7 @@ def _shape_mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: s
     whole[top : top + part.shape[0], left : left + part.shape[1]] = part > 0
     return whole
 
-# %% ../nbs/02b_formats.ipynb #247c9701
+# %% ../nbs/02b_formats.ipynb #afc74560
 def _shape_row(shape: dict, where: str, size: tuple[int, int], line_width: float, point_size: float) -> dict:
     "Box, class and segmentation of one LabelMe shape."
     points, kind = _points(shape, where), shape.get("shape_type") or "polygon"
@@ -373,7 +373,7 @@ def _shape_row(shape: dict, where: str, size: tuple[int, int], line_width: float
     return {"x1": low[0], "x2": high[0], "y1": low[1], "y2": high[1], "segmentation": segmentation,
             "classname": check_classname(shape.get("label"), where)}
 
-# %% ../nbs/02b_formats.ipynb #7398247a
+# %% ../nbs/02b_formats.ipynb #81779020
 def _rle_text(
     pixels: np.ndarray,  # (H, W) bool
 ) -> str:                # COCO's compressed run lengths as JSON
@@ -381,7 +381,7 @@ def _rle_text(
     code = rle.encode(np.asfortranarray(pixels, np.uint8))
     return json.dumps({"size": list(code["size"]), "counts": code["counts"].decode()})
 
-# %% ../nbs/02b_formats.ipynb #4f485186
+# %% ../nbs/02b_formats.ipynb #15fd8029
 def _joined(rows: list[dict]) -> dict:
     "One object from the parts that share a label and a group_id."
     parts = [row["segmentation"] for row in rows]
@@ -391,7 +391,7 @@ def _joined(rows: list[dict]) -> dict:
             "segmentation": json.dumps(polygons) if polygons else "" if len(rows) > 1 else parts[0],
             "classname": rows[0]["classname"]}
 
-# %% ../nbs/02b_formats.ipynb #78f76eea
+# %% ../nbs/02b_formats.ipynb #1fbb5a92
 def _labelme_image(path: Path, record: dict, index: ImageIndex) -> str:
     "Name of the image of a LabelMe file: beside it, or the file itself when the image is inside."
     shown, here = relative_name(path, index.root), relative_name(path.parent, index.root)
@@ -408,7 +408,7 @@ def _labelme_image(path: Path, record: dict, index: ImageIndex) -> str:
         return shown
     raise FileNotFoundError(f"{shown}: its image {reprlib.repr(stated)} is missing; put it beside the JSON.")
 
-# %% ../nbs/02b_formats.ipynb #a77421ad
+# %% ../nbs/02b_formats.ipynb #0aa93e3c
 def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_size: float) -> dict | None:
     "Name, size, rows and findings of one LabelMe file; None for a JSON of another kind."
     record, shown = read_json(path, index.root), relative_name(path, index.root)
@@ -432,7 +432,7 @@ def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_s
             "pixel_size": np.nan if size is None else to_number(size, f"{shown}: pixel_size"),
             "findings": [] if None in stated else _size_finding(name, "JSON", stated, (width, height))}
 
-# %% ../nbs/02b_formats.ipynb #f03fe56c
+# %% ../nbs/02b_formats.ipynb #f54d7435
 def read_labelme(
     folder: str | Path,                  # holds JSON files, here or up to two levels below
     *,
@@ -461,7 +461,7 @@ def read_labelme(
         findings += unlabelled_images(list_images(root, place), used, root)
     return boxes_table(records, "labelme", findings)
 
-# %% ../nbs/02b_formats.ipynb #655cb11c
+# %% ../nbs/02b_formats.ipynb #8863b8e9
 def _draw_shape(draw, shape: dict, points: np.ndarray, value: int, line_width: float, point_size: float) -> None:
     "One LabelMe shape painted into a picture of numbers; masks are not drawn but pasted by the caller."
     kind, corners = shape.get("shape_type") or "polygon", [tuple(point) for point in points.tolist()]
@@ -478,7 +478,7 @@ def _draw_shape(draw, shape: dict, points: np.ndarray, value: int, line_width: f
     else:
         draw.line(corners, fill=value, width=round(line_width))
 
-# %% ../nbs/02b_formats.ipynb #fcd661d0
+# %% ../nbs/02b_formats.ipynb #59e741f6
 def _labelme_numbers(
     record: dict, numbers: dict, size: tuple, shown: str, line_width: float, point_size: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -497,7 +497,7 @@ def _labelme_numbers(
                 _draw_shape(ImageDraw.Draw(picture), shape, points, value, line_width, point_size)
     return np.asarray(pictures[0]), np.asarray(pictures[1])
 
-# %% ../nbs/02b_formats.ipynb #f59690a9
+# %% ../nbs/02b_formats.ipynb #e1813366
 def _palette(count: int) -> np.ndarray:
     "(count, 3) RGB: black, then colours whose bits are spread over the channels, as in Pascal VOC."
     index, colors = np.arange(count), np.zeros((count, 3), np.uint8)
@@ -506,7 +506,7 @@ def _palette(count: int) -> np.ndarray:
             colors[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
     return colors
 
-# %% ../nbs/02b_formats.ipynb #348837cc
+# %% ../nbs/02b_formats.ipynb #27575968
 def labelme_to_masks(
     folder: str | Path,     # holds LabelMe's JSON files
     out: str | Path,        # new folder; gets <name>_json/ for each of them
@@ -541,7 +541,7 @@ def labelme_to_masks(
             (target / "label_names.txt").write_text("\n".join(["_background_", *classes, ""]), encoding="utf-8")
     return Path(out)
 
-# %% ../nbs/02b_formats.ipynb #07674628
+# %% ../nbs/02b_formats.ipynb #7dd65380
 def rle_counts(
     counts: str | list,      # COCO's compressed text, or the numbers themselves
     size: tuple[int, int],   # (height, width) of the mask
@@ -564,7 +564,7 @@ def rle_counts(
         raise ValueError(f"{where}: its run lengths do not fill {size[1]}×{size[0]} pixels; export the mask again.")
     return numbers
 
-# %% ../nbs/02b_formats.ipynb #5724173e
+# %% ../nbs/02b_formats.ipynb #bfd8c977
 def _rle_code(record: dict, where: str) -> dict:
     "A run-length record that is safe to give to the decoder."
     size = record.get("size")
@@ -574,7 +574,7 @@ def _rle_code(record: dict, where: str) -> dict:
         raise ValueError(f"{where}: its mask has {size[1]}×{size[0]} pixels, too many; export the mask again.")
     return rle.frPyObjects({"size": size, "counts": rle_counts(record.get("counts"), size, where)}, *size)
 
-# %% ../nbs/02b_formats.ipynb #42798059
+# %% ../nbs/02b_formats.ipynb #278b425b
 def _coco_segmentation(value, where: str) -> tuple[str, list | None]:
     "Text for the column segmentation, and the box xyxy around the shape; ('', None) when there is no shape."
     if isinstance(value, dict):
@@ -590,7 +590,7 @@ def _coco_segmentation(value, where: str) -> tuple[str, list | None]:
     xs, ys = [n for one in polygons for n in one[::2]], [n for one in polygons for n in one[1::2]]
     return json.dumps(polygons), [min(xs), min(ys), max(xs), max(ys)]
 
-# %% ../nbs/02b_formats.ipynb #9dcb5769
+# %% ../nbs/02b_formats.ipynb #e87360ca
 def _coco_row(record: dict, classes: dict, where: str) -> dict:
     "Box, class, crowd flag and segmentation of one annotation."
     category, bbox = record.get("category_id"), record.get("bbox")
@@ -608,7 +608,7 @@ def _coco_row(record: dict, classes: dict, where: str) -> dict:
            "iscrowd": int(record.get("iscrowd") == 1), "segmentation": segmentation}
     return {**row, "score": to_number(record["score"], f"{where}: score")} if "score" in record else row
 
-# %% ../nbs/02b_formats.ipynb #6748570e
+# %% ../nbs/02b_formats.ipynb #1a79f088
 def _by_number(records: list, where: str, what: str) -> dict[int, dict]:
     "id -> record; every id is a whole number and there once."
     found = {}
@@ -621,7 +621,7 @@ def _by_number(records: list, where: str, what: str) -> dict[int, dict]:
         found[key] = record
     return found
 
-# %% ../nbs/02b_formats.ipynb #2a542236
+# %% ../nbs/02b_formats.ipynb #a882d75f
 def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tuple, pattern: str, root: Path) -> dict:
     "id -> facts of each image of a COCO file, without opening images that state their size."
     found, known = {}, {}
@@ -638,7 +638,7 @@ def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tu
                       "pixel_size": np.nan if size is None else to_number(size, f"{where}: pixel_size")}
     return found
 
-# %% ../nbs/02b_formats.ipynb #21c173ae
+# %% ../nbs/02b_formats.ipynb #1942b877
 def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: str, shapes: bool) -> list[dict]:
     "Records of one COCO file."
     shown, content = relative_name(path, root), read_json(path, root)
@@ -661,14 +661,14 @@ def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: s
     empty = {"classname": "", "iscrowd": 0, "segmentation": ""}
     return [{**facts[key], "split": split, **row} for key, found in by_image.items() for row in found or [empty]]
 
-# %% ../nbs/02b_formats.ipynb #d14ccaae
+# %% ../nbs/02b_formats.ipynb #e1f1d656
 def _coco_files(root: Path) -> list[Path]:
     "JSON files with images, annotations and categories; of several kinds only instances_*.json."
     found = [path for path in islice(list_files(root, "*.json", "annotations/*.json", "*/*coco*.json"), 100)
              if _json_kind(path) == "coco"]
     return [path for path in found if path.name.startswith("instances")] or found
 
-# %% ../nbs/02b_formats.ipynb #fc092ae1
+# %% ../nbs/02b_formats.ipynb #1593fe0e
 def read_coco(
     path: str | Path,                    # a folder, or one JSON
     *,
@@ -698,13 +698,13 @@ def read_coco(
     unused = [name for name in ("iscrowd", "segmentation") if not table[name].astype(bool).any()]
     return table.drop(columns=unused)
 
-# %% ../nbs/02b_formats.ipynb #e7a33111
+# %% ../nbs/02b_formats.ipynb #cc970cea
 def _yolo_names(content: dict, shown: str) -> dict[int, str]:
     "Class numbers and names of a data.yaml: a list, or number: name."
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
+    if not isinstance(names, dict):
         raise ValueError(f"{shown}: 'names' is missing; list the class names.")
     for number, name in names.items():
         if type(number) is not int or number < 0:
@@ -712,7 +712,7 @@ def _yolo_names(content: dict, shown: str) -> dict[int, str]:
         check_classname(str(name) if type(name) is int else name, f"{shown}, class {number}")
     return {number: str(name) for number, name in names.items()}
 
-# %% ../nbs/02b_formats.ipynb #3a705b79
+# %% ../nbs/02b_formats.ipynb #e8785792
 def _read_yaml(path: Path, root: Path) -> dict:
     "A YAML file that holds a mapping of plain values."
     shown, text = relative_name(path, root), read_text(path, root)
@@ -726,14 +726,14 @@ def _read_yaml(path: Path, root: Path) -> dict:
         raise ValueError(f"{shown}: not a mapping of names to values; write data.yaml again.")
     return content
 
-# %% ../nbs/02b_formats.ipynb #8b65d099
+# %% ../nbs/02b_formats.ipynb #bd2aa6b6
 def _yolo_yaml(root: Path) -> Path | None:
     "data.yaml, or the first other YAML file with class names."
     files = list_files(root, "data.yaml", "*.yaml", "*.yml")
     files = sorted(files, key=lambda path: path.name != "data.yaml")
     return next((path for path in files if path.is_file() and re.search(rb"^names\s*:", path.read_bytes(), re.M)), None)
 
-# %% ../nbs/02b_formats.ipynb #92347c2a
+# %% ../nbs/02b_formats.ipynb #6dbfe98c
 def _yolo_split_images(entry, key: str, shown: str, root: Path, base: str) -> list[str]:
     "Images of one split: entry is a folder, a list of files in a text, or a list of both."
     found = []
@@ -759,7 +759,7 @@ def _yolo_split_images(entry, key: str, shown: str, root: Path, base: str) -> li
             raise FileNotFoundError(f"{where}: {place} is not below the folder; correct the path.")
     return found
 
-# %% ../nbs/02b_formats.ipynb #e37a1cec
+# %% ../nbs/02b_formats.ipynb #9c2b89b2
 def _yolo_label(name: str) -> str:
     "The text file of an image: the last folder images becomes labels."
     parts = list(PurePosixPath(name).with_suffix(".txt").parts)
@@ -768,7 +768,7 @@ def _yolo_label(name: str) -> str:
         parts[at[-1]] = "labels"
     return "/".join(parts)
 
-# %% ../nbs/02b_formats.ipynb #d3991389
+# %% ../nbs/02b_formats.ipynb #ff3a844b
 def _yolo_row(line: str, where: str, width: int, height: int, names: dict) -> dict:
     "Box, class and perhaps polygon or score of one line."
     words = line.split()
@@ -790,7 +790,7 @@ def _yolo_row(line: str, where: str, width: int, height: int, names: dict) -> di
     return {**row, "x1": round((x - w / 2) * width, 6), "x2": round((x + w / 2) * width, 6),
             "y1": round((y - h / 2) * height, 6), "y2": round((y + h / 2) * height, 6)}
 
-# %% ../nbs/02b_formats.ipynb #2f052804
+# %% ../nbs/02b_formats.ipynb #4dc84d93
 def _read_yolo_file(name: str, root: Path, names: dict, split: str, pattern: str) -> list[dict]:
     "Records of one image, and whether it has a text file."
     height, width = read_image_size(root / name, root=root)
@@ -801,7 +801,7 @@ def _read_yolo_file(name: str, root: Path, names: dict, split: str, pattern: str
             for at, line in enumerate(text.splitlines(), 1) if line.strip()]
     return [{**base, **row} for row in rows] or [{**base, "classname": ""}]
 
-# %% ../nbs/02b_formats.ipynb #ed499f18
+# %% ../nbs/02b_formats.ipynb #1374bc7a
 def _yolo_images(root: Path, content: dict, shown: str) -> dict[str, str]:
     "Image -> split, from data.yaml or from the folders. FileNotFoundError for labels without an image."
     base = content.get("path")
@@ -823,7 +823,7 @@ def _yolo_images(root: Path, content: dict, shown: str) -> dict[str, str]:
         raise FileNotFoundError(f"{root}: no images are here; check the path.")
     return splits
 
-# %% ../nbs/02b_formats.ipynb #33613e87
+# %% ../nbs/02b_formats.ipynb #6d1a3432
 def read_yolo(
     folder: str | Path,                  # holds images, labels and perhaps data.yaml or classes.txt
     *,
@@ -850,7 +850,7 @@ def read_yolo(
                                 "write data.yaml with names, or classes.txt"))
     return boxes_table([row for rows in read for row in rows], "yolo", findings)
 
-# %% ../nbs/02b_formats.ipynb #218757d2
+# %% ../nbs/02b_formats.ipynb #d4f6f71e
 def _solo_values(capture: dict, kind: str) -> dict | None:
     "The annotation of a capture whose @type ends in kind."
     for one in _field(capture, "annotations", list, "") if "annotations" in capture else []:
@@ -858,7 +858,7 @@ def _solo_values(capture: dict, kind: str) -> dict | None:
             return one
     return None
 
-# %% ../nbs/02b_formats.ipynb #42f18511
+# %% ../nbs/02b_formats.ipynb #53876ff1
 def _solo_instances(one: dict, folder: str, root: Path, where: str) -> dict[int, dict]:
     "instanceId -> class, box and segmentation of the objects in an instance picture."
     name = inside_folder(root, _field(one, "filename", str, where), where, start=folder)
@@ -875,7 +875,7 @@ def _solo_instances(one: dict, folder: str, root: Path, where: str) -> dict[int,
                                              "classname": check_classname(item.get("labelName"), where)}
     return found
 
-# %% ../nbs/02b_formats.ipynb #08943113
+# %% ../nbs/02b_formats.ipynb #796e3d91
 def _solo_boxes(one: dict, instances: dict, where: str) -> list[dict]:
     "Rows of a BoundingBox2DAnnotation, with the segmentation of the same instance."
     rows = []
@@ -889,7 +889,7 @@ def _solo_boxes(one: dict, instances: dict, where: str) -> list[dict]:
                      "segmentation": instances.get(item.get("instanceId"), {}).get("segmentation", "")})
     return rows
 
-# %% ../nbs/02b_formats.ipynb #f1cead02
+# %% ../nbs/02b_formats.ipynb #fe94b026
 def _read_solo_frame(path: Path, root: Path) -> tuple[list[dict], list[dict]]:
     "Records and findings of one frame."
     shown, folder, records, findings = relative_name(path, root), relative_name(path.parent, root), [], []
@@ -907,7 +907,7 @@ def _read_solo_frame(path: Path, root: Path) -> tuple[list[dict], list[dict]]:
         records += [{**base, **row} for row in rows] or [{**base, "classname": "", "segmentation": ""}]
     return records, findings
 
-# %% ../nbs/02b_formats.ipynb #203189b9
+# %% ../nbs/02b_formats.ipynb #6852f173
 def read_solo(
     folder: str | Path,                  # holds sequence.N/stepM.frame_data.json, here or one level below
     *,
@@ -921,7 +921,7 @@ def read_solo(
     read = map_files(lambda path: _read_solo_frame(path, root), frames, progress, "frames")
     return boxes_table([row for rows, _ in read for row in rows], "solo", [one for _, notes in read for one in notes])
 
-# %% ../nbs/02b_formats.ipynb #d8cb413a
+# %% ../nbs/02b_formats.ipynb #b38d8caa
 def segmentation_mask(
     row,                # a row of the boxes table with segmentation, box, width and height
     root: str | Path,   # folder that was read
@@ -941,23 +941,23 @@ def segmentation_mask(
     inside[int(row["y1"]) : int(np.ceil(row["y2"])), int(row["x1"]) : int(np.ceil(row["x2"]))] = True
     return pixels & inside
 
-# %% ../nbs/02b_formats.ipynb #193b4747
+# %% ../nbs/02b_formats.ipynb #ae318db2
 def _has(*patterns: str):
     "Test whether a folder holds something that matches one of the patterns."
     return lambda root: any(next(root.glob(pattern), None) is not None for pattern in patterns)
 
-# %% ../nbs/02b_formats.ipynb #1cfae618
+# %% ../nbs/02b_formats.ipynb #0aacd150
 def _has_labelme(root: Path) -> bool:
     "Whether one of the first JSON files is LabelMe's."
     files = islice((path for pattern in ("*.json", "*/*.json", "*/*/*.json") for path in root.glob(pattern)), 100)
     return any(_json_kind(path) == "labelme" for path in files)
 
-# %% ../nbs/02b_formats.ipynb #f25af0e0
+# %% ../nbs/02b_formats.ipynb #ed2b295d
 def _has_yolo(root: Path) -> bool:
     "Whether there is a YAML file with names, or text files in labels."
     return bool(_yolo_yaml(root)) or _has("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")(root)
 
-# %% ../nbs/02b_formats.ipynb #ae468c59
+# %% ../nbs/02b_formats.ipynb #8d0e3bf3
 FORMATS = {  # name -> (what is looked for, test on the folder, reader); the first test that succeeds wins
     "hc18": ("*_Annotation.png", _has("*_Annotation.png", "*/*_Annotation.png"), read_hc18),
     "color": ("<class>/<split>/label", _has("*/*/label/*"), read_color_labels),
@@ -974,7 +974,7 @@ FORMATS = {  # name -> (what is looked for, test on the folder, reader); the fir
 }
 _YIELDING = {"mask", "ids", "csv"}  # are often made from another format in the same folder
 
-# %% ../nbs/02b_formats.ipynb #d63f4ef2
+# %% ../nbs/02b_formats.ipynb #f716da93
 def find_formats(
     folder: str | Path,  # folder, or a CSV
 ) -> list[str]:          # keys of FORMATS, the one that is read first
@@ -988,7 +988,7 @@ def find_formats(
         raise FileNotFoundError(f"{root}: no labels found (looked for {tried}); check the path.")
     return found
 
-# %% ../nbs/02b_formats.ipynb #8d48edd8
+# %% ../nbs/02b_formats.ipynb #222f7f09
 def detect_format(
     folder: str | Path,  # folder, or a CSV
 ) -> str:                # a key of FORMATS
@@ -1000,7 +1000,7 @@ def detect_format(
                          "name the one to read with format.")
     return found[0]
 
-# %% ../nbs/02b_formats.ipynb #0317d219
+# %% ../nbs/02b_formats.ipynb #6dc4d8df
 def read_boxes(
     folder: str | Path,       # folder of images and labels, or a CSV
     *,
@@ -1018,13 +1018,13 @@ def read_boxes(
     table = FORMATS[format][2](folder, progress=progress, **options)
     return _with_attrs(table, also=also) if also else table
 
-# %% ../nbs/02b_formats.ipynb #3419d008
+# %% ../nbs/02b_formats.ipynb #92bea627
 def _with_attrs(table: pd.DataFrame, **more) -> pd.DataFrame:
     "The table with more entries in attrs."
     table.attrs = {**table.attrs, **more}
     return table
 
-# %% ../nbs/02b_formats.ipynb #623a94d0
+# %% ../nbs/02b_formats.ipynb #e27f3e92
 @contextlib.contextmanager
 def _new_folder(out: str | Path) -> Iterator[Path]:
     "A temporary folder beside out that becomes out when the block ends without an error."
@@ -1043,7 +1043,7 @@ def _new_folder(out: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
-# %% ../nbs/02b_formats.ipynb #754bcf09
+# %% ../nbs/02b_formats.ipynb #29c9817b
 def _row_error(row) -> str:
     "What makes a row impossible to write, or ''."
     corners = [row.x1, row.x2, row.y1, row.y2]
@@ -1053,7 +1053,7 @@ def _row_error(row) -> str:
         return "it is not a whole box with a class"
     return "its corners are in the wrong order" if row.x2 < row.x1 or row.y2 < row.y1 else ""
 
-# %% ../nbs/02b_formats.ipynb #9cbd47cf
+# %% ../nbs/02b_formats.ipynb #8a3dac3e
 def _images_of(table: pd.DataFrame, root: Path, open_images: bool) -> list[dict]:
     "One record per image of a checked table: facts, and rows with a box."
     images, known = {}, {}
@@ -1079,7 +1079,7 @@ def _images_of(table: pd.DataFrame, root: Path, open_images: bool) -> list[dict]
             images[row.name]["rows"].append(row._asdict())
     return list(images.values())
 
-# %% ../nbs/02b_formats.ipynb #2bcbe68a
+# %% ../nbs/02b_formats.ipynb #4d4f2e42
 def _place_images(images: list[dict], root: Path, folder: str, by_split: bool, copy_to: Path | None) -> None:
     "Give each image its new name, in one folder or one per split, and copy it there."
     stems = {}
@@ -1107,7 +1107,7 @@ def _place_images(images: list[dict], root: Path, folder: str, by_split: bool, c
             else:
                 raise FileNotFoundError(f"{path}: the image is missing; add it or remove its rows.")
 
-# %% ../nbs/02b_formats.ipynb #46db2b0f
+# %% ../nbs/02b_formats.ipynb #190a9ceb
 def _lost_columns(table: pd.DataFrame, format: str, held: set[str]) -> list[dict]:
     "Findings for columns with content that a format has no place for."
     findings = []
@@ -1122,7 +1122,7 @@ def _lost_columns(table: pd.DataFrame, format: str, held: set[str]) -> list[dict
                                     "are not written", "keep the CSV beside it"))
     return findings
 
-# %% ../nbs/02b_formats.ipynb #f14bfcb5
+# %% ../nbs/02b_formats.ipynb #f0b08ede
 def _polygons(row: dict) -> list | None:
     "Polygons of a row whose extent is its box, or None."
     text = str(row.get("segmentation", ""))
@@ -1132,19 +1132,19 @@ def _polygons(row: dict) -> list | None:
     xs, ys = [n for one in polygons for n in one[::2]], [n for one in polygons for n in one[1::2]]
     return polygons if [min(xs), max(xs), min(ys), max(ys)] == [row[k] for k in ("x1", "x2", "y1", "y2")] else None
 
-# %% ../nbs/02b_formats.ipynb #c05877cb
+# %% ../nbs/02b_formats.ipynb #90c555e0
 def _dump(content, path: Path) -> None:
     "JSON as UTF-8; NaN is an error."
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
-# %% ../nbs/02b_formats.ipynb #aace5734
+# %% ../nbs/02b_formats.ipynb #fa64b4d2
 def _known(**facts) -> dict:
     "The facts that are neither empty nor NaN, as plain Python values."
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in facts.items()}
     return {key: value for key, value in plain.items() if value != "" and value == value}
 
-# %% ../nbs/02b_formats.ipynb #bf7a8f66
+# %% ../nbs/02b_formats.ipynb #202ff525
 def _write_coco(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
     "annotations/instances_<split>.json for each split."
     number, changed, kept = 0, 0, 0
@@ -1170,12 +1170,12 @@ def _write_coco(images: list[dict], classes: list[str], place: Path, table: pd.D
     return _counted(changed, "boxes change in the last bit, because COCO stores widths") + _counted(
         kept, "references to mask images are not written", "read the masks from the first folder")
 
-# %% ../nbs/02b_formats.ipynb #60a87528
+# %% ../nbs/02b_formats.ipynb #78f79966
 def _counted(count: int, problem: str, fix: str = "keep the CSV beside it") -> list[dict]:
     "A finding about a number of rows, or none when the number is 0."
     return [finding("warning", "", -1, f"{count} {problem}", fix)] if count else []
 
-# %% ../nbs/02b_formats.ipynb #a45ca043
+# %% ../nbs/02b_formats.ipynb #b8393b83
 def _write_voc(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
     "Annotations/<name>.xml and ImageSets/Main/<split>.txt; corners keep their fractions."
     lists = {}
@@ -1202,7 +1202,7 @@ def _write_voc(images: list[dict], classes: list[str], place: Path, table: pd.Da
         (place / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join([*stems, ""]), encoding="utf-8")
     return []
 
-# %% ../nbs/02b_formats.ipynb #7e5a0eb3
+# %% ../nbs/02b_formats.ipynb #fe6cba90
 def _write_yolo(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
     "labels/<split>/<name>.txt and data.yaml; polygons when every object has exactly one."
     shapes = [_polygons(row) for one in images for row in one["rows"]]
@@ -1229,7 +1229,7 @@ def _write_yolo(images: list[dict], classes: list[str], place: Path, table: pd.D
     return _counted(changed, "boxes are rounded to a millionth of a pixel") + _counted(
         lost, "segmentations are not written, because not every object is one polygon")
 
-# %% ../nbs/02b_formats.ipynb #7f013d88
+# %% ../nbs/02b_formats.ipynb #79e512a6
 def _labelme_shapes(row: dict, group: int) -> tuple[list[dict], bool]:
     "Shapes of one object, and whether its segmentation is lost."
     polygons = _polygons(row) or []
@@ -1240,7 +1240,7 @@ def _labelme_shapes(row: dict, group: int) -> tuple[list[dict], bool]:
     corners = [[row["x1"], row["y1"]], [row["x2"], row["y2"]]]
     return [{**base, "shape_type": "rectangle", "points": corners}], bool(row.get("segmentation", ""))
 
-# %% ../nbs/02b_formats.ipynb #ed99ffc3
+# %% ../nbs/02b_formats.ipynb #de6650bb
 def _write_labelme(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
     "<split>/<name>.json beside the images."
     lost = 0
@@ -1255,13 +1255,13 @@ def _write_labelme(images: list[dict], classes: list[str], place: Path, table: p
                **_known(group=one["group"], pixel_size=one["pixel_size"])}, place / target.with_suffix(".json"))
     return _counted(lost, "segmentations are not polygons around the box and are written as rectangles")
 
-# %% ../nbs/02b_formats.ipynb #17e57a2d
+# %% ../nbs/02b_formats.ipynb #d024ee8f
 def _write_csv(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
     "boxes.csv with every column."
     write_boxes_csv(table, place / "boxes.csv")
     return []
 
-# %% ../nbs/02b_formats.ipynb #18f0de69
+# %% ../nbs/02b_formats.ipynb #e8e58704
 WRITERS = {  # format -> (writer, columns beside the box that it holds, folder of images, one per split); None: not moved
     "csv": (_write_csv, None, None, False),
     "coco": (_write_coco, {*EXTRA_COLUMNS, "score", "iscrowd", "segmentation"}, None, False),
@@ -1270,7 +1270,7 @@ WRITERS = {  # format -> (writer, columns beside the box that it holds, folder o
     "labelme": (_write_labelme, {*EXTRA_COLUMNS, "segmentation"}, "", True),
 }
 
-# %% ../nbs/02b_formats.ipynb #3ab0ff31
+# %% ../nbs/02b_formats.ipynb #bf955ae8
 def write_boxes(
     table: pd.DataFrame,              # boxes table
     root: str | Path,                 # folder that its names start from
@@ -1298,7 +1298,7 @@ def write_boxes(
         findings = write(images, classes, place, table)
     return findings + (_lost_columns(table, format, held) if held is not None else [])
 
-# %% ../nbs/02b_formats.ipynb #02d94dc4
+# %% ../nbs/02b_formats.ipynb #c3a665b9
 def _copy_in_place(images: list[dict], root: Path, place: Path) -> None:
     "Copies of the images under their own names."
     for one in images:
@@ -1307,7 +1307,7 @@ def _copy_in_place(images: list[dict], root: Path, place: Path) -> None:
         (place / one["name"]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / one["name"], place / one["name"])
 
-# %% ../nbs/02b_formats.ipynb #7545765c
+# %% ../nbs/02b_formats.ipynb #70e7e892
 def _summary(table: pd.DataFrame) -> list[str]:
     "Lines that say what a table holds."
     objects = table[table["classname"] != ""]
@@ -1322,14 +1322,14 @@ def _summary(table: pd.DataFrame) -> list[str]:
               for row in bad.itertuples(index=False)]
     return lines + _notes(table.attrs.get("findings", []))
 
-# %% ../nbs/02b_formats.ipynb #abd8548b
+# %% ../nbs/02b_formats.ipynb #1129ba83
 def _notes(findings: list[dict]) -> list[str]:
     "The first 20 findings, one a line."
     lines = [f"  {one['severity']}: {one['name']}{': ' if one['name'] else ''}{one['problem']}; {one['fix']}"
              for one in findings[:20]]
     return lines + ([f"  … and {len(findings) - 20} more findings"] if len(findings) > 20 else [])
 
-# %% ../nbs/02b_formats.ipynb #d6bc3094
+# %% ../nbs/02b_formats.ipynb #6ce4fcb7
 def frcnn_boxes(
     argv: list[str] | None = None,  # arguments; None: those of the shell
 ) -> int:                           # exit code
