@@ -24,7 +24,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from .labels import BOX_COLUMNS, finding, no_area, read_boxes, read_image, read_image_size
+from .formats import read_boxes
+from .labels import BOX_COLUMNS, finding, no_area, read_image, read_image_size
 
 # %% ../nbs/04_data.ipynb #827d6832
 def box_statistics(

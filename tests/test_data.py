@@ -9,7 +9,8 @@ import torch
 
 from frcnn_nbdev.data import BoxesDataset, box_statistics, check_boxes, load_boxes, make_loader, predictions_table, split_boxes
 from frcnn_nbdev.data import train_transforms
-from frcnn_nbdev.labels import boxes_table, read_boxes, write_boxes_csv
+from frcnn_nbdev.formats import read_boxes
+from frcnn_nbdev.labels import boxes_table, write_boxes_csv
 
 REAL = Path(os.environ.get("FRCNN_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real data on this machine")
