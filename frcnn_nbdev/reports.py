@@ -43,7 +43,8 @@ from papermill.exceptions import PapermillExecutionError
 from torch import Tensor, nn
 
 from .anchors import AnchorGenerator, anchors_from_sizes, fit_anchors
-from .data import BoxesDataset, DetectionData, load_boxes, make_loader, predictions_table, train_transforms
+from .batches import BoxesDataset, make_loader, predictions_table, train_transforms
+from .data import DetectionData, load_boxes
 from .evaluation import evaluate, image_scores, top_detections, worst_images
 from .faster_rcnn import compact_faster_rcnn
 from .iou import box_iou

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from frcnn_nbdev.data import BoxesDataset, box_statistics, check_boxes, load_boxes, make_loader, predictions_table, split_boxes
-from frcnn_nbdev.data import train_transforms
+from frcnn_nbdev.batches import BoxesDataset, make_loader, predictions_table, train_transforms
+from frcnn_nbdev.data import box_statistics, check_boxes, load_boxes, split_boxes
 from frcnn_nbdev.labels import boxes_table, read_boxes, write_boxes_csv
 
 REAL = Path(os.environ.get("FRCNN_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
