@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'FINDING_COLUMNS', 'KINDS', 'CORNERS', 'box_statistics', 'o
            'look_at_images', 'near_hashes', 'duplicate_images', 'check_boxes', 'summarize_findings', 'fix_boxes',
            'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes', 'frcnn_boxes']
 
-# %% ../nbs/04_data.ipynb #f4e1f3c6
+# %% ../nbs/04_data.ipynb #273b2044
 import argparse
 import hashlib
 import os
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from .labels import (BOX_COLUMNS, FORMATS, detect_format, finding, no_area, read_boxes, read_image,
                                 write_boxes_csv)
 
-# %% ../nbs/04_data.ipynb #f6f50fd8
+# %% ../nbs/04_data.ipynb #9f7bb1f4
 def box_statistics(
     table: pd.DataFrame,             # boxes table with width and height
     image_size: int | None = None,   # squeeze every image to this square first; None: original pixels
@@ -55,10 +55,10 @@ def box_statistics(
         )
     return pd.DataFrame(columns)
 
-# %% ../nbs/04_data.ipynb #c6f4b102
+# %% ../nbs/04_data.ipynb #78b8635f
 SPLITS = ("train", "val", "test")
 
-# %% ../nbs/04_data.ipynb #dee2b2ca
+# %% ../nbs/04_data.ipynb #538909ad
 FINDING_COLUMNS = ["severity", "name", "row", "problem", "fix", "kind", "value"]
 KINDS = {  # kind: (severity, what to do, what fix_boxes does to the rows)
     "unsafe_name": ("error", "give a path below the folder", "delete"),
@@ -93,7 +93,7 @@ KINDS = {  # kind: (severity, what to do, what fix_boxes does to the rows)
     "group_in_splits": ("warning", "keep it in one", "change"),
 }
 
-# %% ../nbs/04_data.ipynb #637e720e
+# %% ../nbs/04_data.ipynb #38b27264
 def _found(
     kind: str,               # a key of KINDS
     name: str,               # image
@@ -106,10 +106,10 @@ def _found(
     severity, usual, _ = KINDS[kind]
     return finding(severity, name, int(row), problem, fix or usual) | {"kind": kind, "value": value}
 
-# %% ../nbs/04_data.ipynb #0b3000f7
+# %% ../nbs/04_data.ipynb #8a686564
 CORNERS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/04_data.ipynb #52d2f016
+# %% ../nbs/04_data.ipynb #d83e33e3
 def _row_questions(
     table: pd.DataFrame,             # boxes table
     width: np.ndarray,               # (n,) of the image, NaN when unknown
@@ -133,7 +133,7 @@ def _row_questions(
             "outside": (np.fmin(x1, y1) < -1) | (x2 > width + 1) | (y2 > height + 1),
         }
 
-# %% ../nbs/04_data.ipynb #6a7edded
+# %% ../nbs/04_data.ipynb #35ba49d7
 _ROW_PROBLEMS = {
     "unsafe_name": "the name {name!r} is empty or leaves the folder",
     "missing_coordinate": "a coordinate is missing (box {box}, class {classname!r})",
@@ -145,7 +145,7 @@ _ROW_PROBLEMS = {
     "outside": "box {box} (x1 y1 x2 y2) lies outside the image of {width:g}×{height:g} pixels",
 }
 
-# %% ../nbs/04_data.ipynb #ff3f14a9
+# %% ../nbs/04_data.ipynb #61869b94
 def _unusable_rows(table: pd.DataFrame, facts: pd.DataFrame, known: set[str] | None) -> list[dict]:
     "One finding for every row that cannot be used. `facts`: one row for each row of the table."
     width, height = facts["width"].to_numpy(float), facts["height"].to_numpy(float)
@@ -169,24 +169,24 @@ def _unusable_rows(table: pd.DataFrame, facts: pd.DataFrame, known: set[str] | N
         findings.append(_found(kind, one["name"], row, problem, fix, value))
     return findings
 
-# %% ../nbs/04_data.ipynb #76f4194f
+# %% ../nbs/04_data.ipynb #a773cf59
 def _size_text(width: float, height: float) -> str:
     "Width and height as the value of a finding; empty when they are unknown."
     return f"{width:g} {height:g}" if width == width and height == height else ""
 
-# %% ../nbs/04_data.ipynb #93a3c8f2
+# %% ../nbs/04_data.ipynb #2d5d5a95
 def _spelling(classname: str) -> str:
     "What is left of a class name without case, spaces, hyphens and underscores."
     return re.sub(r"[\s_-]+", "", classname).casefold()
 
-# %% ../nbs/04_data.ipynb #5a289b07
+# %% ../nbs/04_data.ipynb #45b4849a
 def _unsafe(names: pd.Series) -> np.ndarray:
     "Names that are empty, absolute or climb out of the folder."
     distinct = pd.Series(names.unique(), dtype=object)
     bad = (distinct == "") | distinct.str.contains(r"^[\\/]|^[A-Za-z]:|(?:^|[\\/])\.\.(?:[\\/]|$)", regex=True)
     return names.isin(set(distinct[bad])).to_numpy()
 
-# %% ../nbs/04_data.ipynb #153b9a6c
+# %% ../nbs/04_data.ipynb #a97b2ea9
 def odd_sizes(
     table: pd.DataFrame,   # boxes table with width and height of the image (NaN: unknown)
 ) -> pd.Series:            # a text for each row, "" where nothing is odd; "tiny: …" or "huge: …"
@@ -213,7 +213,7 @@ def odd_sizes(
         odd[row] = f"{word} in area than the median of its class"
     return odd
 
-# %% ../nbs/04_data.ipynb #b47670c7
+# %% ../nbs/04_data.ipynb #1e604d15
 def perceptual_hash(
     gray: np.ndarray,      # (H, W) uint8
 ) -> int:                  # 63 bits
@@ -222,12 +222,12 @@ def perceptual_hash(
     low = cv2.dct(small)[:8, :8].ravel()[1:]
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
-# %% ../nbs/04_data.ipynb #339b093a
+# %% ../nbs/04_data.ipynb #fab49d4a
 def _thumbnail(gray: np.ndarray) -> bytes:
     "16×16 grey values."
     return cv2.resize(gray, (16, 16), interpolation=cv2.INTER_AREA).tobytes()
 
-# %% ../nbs/04_data.ipynb #a6652fc4
+# %% ../nbs/04_data.ipynb #4759a07a
 def _exif_orientation(data: bytes) -> int:
     "Orientation from 1 to 8 that a JPEG's EXIF data states; 1, upright, when it states none."
     at = data.find(b"Exif\0\0", 0, 4096) if data[:2] == b"\xff\xd8" else -1
@@ -242,7 +242,7 @@ def _exif_orientation(data: bytes) -> int:
             return int.from_bytes(field[8:10], order)
     return 1
 
-# %% ../nbs/04_data.ipynb #e6b67670
+# %% ../nbs/04_data.ipynb #76ba4666
 def _storage_notes(data: bytes) -> list[tuple[str, str]]:
     "(kind, sentence) for everything unusual in how an image file stores its pixels."
     notes = []
@@ -262,7 +262,7 @@ def _storage_notes(data: bytes) -> list[tuple[str, str]]:
         notes.append(("alpha", "it has transparent pixels"))
     return notes
 
-# %% ../nbs/04_data.ipynb #894d8bea
+# %% ../nbs/04_data.ipynb #f9970297
 def image_facts(
     path: Path,             # image file
     root: Path,             # messages name the file relative to this folder
@@ -280,7 +280,7 @@ def image_facts(
     return facts | {"digest": hashlib.blake2b(data, digest_size=16).digest(), "hash": perceptual_hash(gray),
                     "thumbnail": _thumbnail(gray)}
 
-# %% ../nbs/04_data.ipynb #f01bad2e
+# %% ../nbs/04_data.ipynb #2817e76f
 def look_at_images(
     names: Sequence[str],      # relative to root
     root: Path,
@@ -293,7 +293,7 @@ def look_at_images(
     columns = ["problem", "height", "width", "digest", "hash", "thumbnail", "notes"]
     return pd.DataFrame(facts, index=pd.Index(names, name="name", dtype=object), columns=columns)
 
-# %% ../nbs/04_data.ipynb #bb3bcf59
+# %% ../nbs/04_data.ipynb #a08afa86
 def near_hashes(
     hashes: np.ndarray,      # (n,) uint64 of 63 bits, all different
     limit: int = 6,          # bits; at most 6, because there are seven bands
@@ -313,7 +313,7 @@ def near_hashes(
             found.append(np.stack([one, two], 1)[differ <= limit])
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
-# %% ../nbs/04_data.ipynb #3118b65a
+# %% ../nbs/04_data.ipynb #a663f0f2
 def duplicate_images(
     facts: pd.DataFrame,     # from look_at_images
 ) -> pd.DataFrame:           # name, other (the earlier one), exact
@@ -335,7 +335,7 @@ def duplicate_images(
             pairs.append((facts.index[one], facts.index[other], False))
     return pd.DataFrame(pairs, columns=["name", "other", "exact"])
 
-# %% ../nbs/04_data.ipynb #e692e726
+# %% ../nbs/04_data.ipynb #d1e1c61e
 def _stated_sizes(table: pd.DataFrame, facts: pd.DataFrame) -> list[dict]:
     "Images whose width and height in the table are not those of the file."
     stated = table[["name", "width", "height"]].drop_duplicates()
@@ -346,7 +346,7 @@ def _stated_sizes(table: pd.DataFrame, facts: pd.DataFrame) -> list[dict]:
                    value=_size_text(w, h))
             for (name, wide, high), (w, h) in zip(stated[lies].itertuples(index=False), true[lies], strict=True)]
 
-# %% ../nbs/04_data.ipynb #edb4bc0a
+# %% ../nbs/04_data.ipynb #70279b26
 def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
     "Boxes that reach over the edge by at most a pixel are cut in place, each with a warning."
     findings = []
@@ -358,7 +358,7 @@ def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
         usable[high] = usable[high].where(~(usable[high] > usable[side]), usable[side])
     return findings
 
-# %% ../nbs/04_data.ipynb #58e6484c
+# %% ../nbs/04_data.ipynb #9b0dbe89
 def _compared_rows(usable: pd.DataFrame) -> list[dict]:
     "Rows that are odd beside the others: repeated, empty beside boxes, absurdly small or large."
     findings, boxed = [], usable[usable["classname"] != ""]
@@ -373,7 +373,7 @@ def _compared_rows(usable: pd.DataFrame) -> list[dict]:
         findings.append(_found(kind, usable.at[row, "name"], row, f"the box {box} of {usable.at[row, 'classname']!r} is odd: {why}"))
     return findings
 
-# %% ../nbs/04_data.ipynb #2a2887fc
+# %% ../nbs/04_data.ipynb #40bdf8d2
 def _class_names(usable: pd.DataFrame) -> list[dict]:
     "Classes that differ only by case or spacing, and classes with too few exams for three splits."
     findings, boxed = [], usable[usable["classname"] != ""]
@@ -393,12 +393,12 @@ def _class_names(usable: pd.DataFrame) -> list[dict]:
                                f"{classname!r} is in {number} exam{'s' * (number > 1)}, too few for train, val and test"))
     return findings
 
-# %% ../nbs/04_data.ipynb #8ec1d18a
+# %% ../nbs/04_data.ipynb #dd39917f
 def _groups(table: pd.DataFrame) -> pd.Series:
     "What belongs together: the group of each row, or its name where it has no group."
     return table["name"] if "group" not in table else table["group"].where(table["group"] != "", table["name"])
 
-# %% ../nbs/04_data.ipynb #5ecffe57
+# %% ../nbs/04_data.ipynb #4f9eca69
 def _in_splits(table: pd.DataFrame) -> list[dict]:
     "Images and exams that are in more than one split."
     findings = []
@@ -417,12 +417,12 @@ def _in_splits(table: pd.DataFrame) -> list[dict]:
                                    f"{' and '.join(counts.index)}", f"keep it in one ({keep})", keep))
     return findings
 
-# %% ../nbs/04_data.ipynb #91d6d220
+# %% ../nbs/04_data.ipynb #ae0933d2
 def _most_tested(splits: Sequence[str]) -> str:
     "test before val before train."
     return next((split for split in reversed(SPLITS) if split in set(splits)), min(splits))
 
-# %% ../nbs/04_data.ipynb #677d0631
+# %% ../nbs/04_data.ipynb #70ca591a
 def _duplicate_findings(usable: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
     "Pairs of images that are the same or nearly so; worse when the two are in different splits."
     split_of = usable.drop_duplicates("name").set_index("name").get("split", pd.Series(dtype=object)).to_dict()
@@ -444,7 +444,7 @@ def _duplicate_findings(usable: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]
         findings.append(_found(kind, name, -1, f"the image {what} {other}{labels}{where}", value=other))
     return findings
 
-# %% ../nbs/04_data.ipynb #9094fe50
+# %% ../nbs/04_data.ipynb #f6c78685
 def _image_findings(table: pd.DataFrame, usable: pd.DataFrame, facts: pd.DataFrame, dropped: set[str]) -> list[dict]:
     "What concerns images as a whole: how they are stored and named, and that no row of them is left."
     findings = [_found("no_row_left", name, -1, "no usable row is left, so the image is not used")
@@ -457,7 +457,7 @@ def _image_findings(table: pd.DataFrame, usable: pd.DataFrame, facts: pd.DataFra
                  for name, first in zip(lower, same, strict=True) if name != first]
     return findings
 
-# %% ../nbs/04_data.ipynb #f7a2451b
+# %% ../nbs/04_data.ipynb #b6cf8214
 def _facts_of(table: pd.DataFrame, root: Path, open_images: bool, progress: bool) -> pd.DataFrame:
     "Facts of each image; without opening images only the sizes that the table states."
     images = table.drop_duplicates("name").set_index("name")
@@ -467,7 +467,7 @@ def _facts_of(table: pd.DataFrame, root: Path, open_images: bool, progress: bool
     facts = images.reindex(columns=["height", "width"]).astype(float)
     return facts.assign(problem="", digest=b"", hash=0, thumbnail=b"", notes=[()] * len(facts))
 
-# %% ../nbs/04_data.ipynb #bfbf2e96
+# %% ../nbs/04_data.ipynb #d4a09c8e
 def check_boxes(
     table: pd.DataFrame,                    # boxes table
     root: str | Path,                       # folder that the names start from
@@ -494,7 +494,7 @@ def check_boxes(
     usable.attrs = {key: value for key, value in table.attrs.items() if key != "findings"}
     return usable, pd.DataFrame(findings, columns=FINDING_COLUMNS)
 
-# %% ../nbs/04_data.ipynb #e5b2459e
+# %% ../nbs/04_data.ipynb #be9e8e3f
 def summarize_findings(
     findings: pd.DataFrame,   # from check_boxes
 ) -> pd.DataFrame:            # severity kind count images example, fix; one row a kind
@@ -507,20 +507,20 @@ def summarize_findings(
     table = table.sort_values(["severity", "count"], key=lambda c: c.map(order) if c.name == "severity" else -c, kind="stable")
     return table[["severity", "kind", "count", "images", "example", "fix"]].reset_index(drop=True)
 
-# %% ../nbs/04_data.ipynb #64097db0
+# %% ../nbs/04_data.ipynb #f493bdad
 def _rows_of(table: pd.DataFrame, one) -> np.ndarray:
     "Row numbers that a finding speaks of: its row, or all rows of its image."
     rows = np.array([one.row]) if one.row >= 0 else np.flatnonzero(table["name"] == one.name)
     return rows[rows < len(table)]
 
-# %% ../nbs/04_data.ipynb #60230f62
+# %% ../nbs/04_data.ipynb #5b41b94a
 def _cut_row(table: pd.DataFrame, row: int, value: str) -> None:
     "Exchange corners in the wrong order, then cut the box to the image of size `value`."
     for low, high, limit in zip(("x1", "y1"), ("x2", "y2"), value.split() or (np.inf, np.inf), strict=True):
         corners = np.clip(sorted(table.loc[row, [low, high]]), 0, float(limit))
         table.loc[row, [low, high]] = corners
 
-# %% ../nbs/04_data.ipynb #b10b9166
+# %% ../nbs/04_data.ipynb #9942463f
 def _change(table: pd.DataFrame, one, rows: np.ndarray) -> str:
     "Apply a fix that changes rows in place; says what was done, or nothing when it could not be done."
     if one.kind in ("wrong_order", "outside", "over_edge"):
@@ -543,7 +543,7 @@ def _change(table: pd.DataFrame, one, rows: np.ndarray) -> str:
     table.loc[rows, "split"] = one.value
     return f"moved to {one.value}"
 
-# %% ../nbs/04_data.ipynb #d38e7a89
+# %% ../nbs/04_data.ipynb #9d142fc6
 def fix_boxes(
     table: pd.DataFrame,       # the boxes table that was checked
     findings: pd.DataFrame,    # from check_boxes of this table
@@ -577,7 +577,7 @@ def fix_boxes(
     new.attrs = {"format": table.attrs.get("format", "table"), "findings": []}
     return new, report
 
-# %% ../nbs/04_data.ipynb #859a38af
+# %% ../nbs/04_data.ipynb #fc33d7d6
 def _assign_groups(
     counts: np.ndarray,      # (G, C) images of each class in each group
     fixed: np.ndarray,       # (G,) split number, or −1 when still open
@@ -597,7 +597,7 @@ def _assign_groups(
             have[result[group]] += counts[group]
     return result
 
-# %% ../nbs/04_data.ipynb #b95cac94
+# %% ../nbs/04_data.ipynb #758a22ac
 def split_boxes(
     table: pd.DataFrame,                    # boxes table with group
     *,
@@ -630,7 +630,7 @@ def split_boxes(
     table["split"] = _split_column(table, part, seed)
     return table
 
-# %% ../nbs/04_data.ipynb #9bd11eb9
+# %% ../nbs/04_data.ipynb #6da41b59
 def _remembered(table: pd.DataFrame, previous: pd.DataFrame | None, fractions: np.ndarray) -> pd.Series:
     "The split that each row's group had before; empty where it had none that may be given."
     if previous is None:
@@ -639,7 +639,7 @@ def _remembered(table: pd.DataFrame, previous: pd.DataFrame | None, fractions: n
     before = known.drop_duplicates("group").set_index("group")["split"]
     return table["group"].map(before).fillna("")
 
-# %% ../nbs/04_data.ipynb #ea8fa676
+# %% ../nbs/04_data.ipynb #d3386b63
 def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.Series:
     "The column split with its empty cells filled."
     images = table.drop_duplicates(["name", "classname"])
@@ -650,7 +650,7 @@ def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.S
     to_split = dict(zip(counts.index, [SPLITS[number] for number in result], strict=True))
     return table["split"].where(table["split"] != "", table["group"].map(to_split))
 
-# %% ../nbs/04_data.ipynb #bf96293d
+# %% ../nbs/04_data.ipynb #00a64c4e
 def kfold_boxes(
     table: pd.DataFrame,   # boxes table with group
     folds: int = 5,
@@ -669,7 +669,7 @@ def kfold_boxes(
     fold_of = {group: fold for fold, rows in enumerate(held_out) for group in images["group"].iloc[rows]}
     return table["group"].map(fold_of).to_numpy()
 
-# %% ../nbs/04_data.ipynb #9271b235
+# %% ../nbs/04_data.ipynb #99457c36
 @dataclass
 class DetectionData:
     "A checked and split set of images with boxes."
@@ -679,7 +679,7 @@ class DetectionData:
     findings: pd.DataFrame       # severity name row problem fix kind value
     format: str                  # which reader
 
-# %% ../nbs/04_data.ipynb #74a8ceb7
+# %% ../nbs/04_data.ipynb #28572359
 def _joined_groups(table: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
     "The column group, with the groups of images that are duplicates made one."
     pairs = findings[findings["kind"].isin(["duplicate", "near_duplicate"])]
@@ -691,7 +691,7 @@ def _joined_groups(table: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
     part = connected_components(graph, directed=False)[1]
     return pd.Series(groups[np.unique(part, return_index=True)[1]][part][number], table.index)
 
-# %% ../nbs/04_data.ipynb #1ef3ef01
+# %% ../nbs/04_data.ipynb #5fc919a9
 def load_boxes(
     source: str | Path,                     # labelled folder, or a CSV of boxes beside or above its images
     *,
@@ -699,6 +699,7 @@ def load_boxes(
     seed: int = 0,                          # of the split
     val_fraction: float = 0.15,             # of the training groups, when there is train but no val
     previous: pd.DataFrame | None = None,   # table of the last time: its groups keep their split
+    strict: bool = True,                    # False: rows with errors are left out, and nothing is raised for them
     progress: bool = False,
     **options,                              # for the reader: format, min_area, one_object, group_pattern, …
 ) -> DetectionData:
@@ -708,7 +709,7 @@ def load_boxes(
     root = source if source.is_dir() else source.parent
     usable, findings = check_boxes(table, root, classes=classes, progress=progress)
     errors = findings[findings["severity"] == "error"]
-    if len(errors):
+    if len(errors) and strict:
         first = errors.iloc[0]
         row = f", row {first['row'] + 1}" if first["row"] >= 0 else ""
         more = f" ({len(errors) - 1} more errors.)" if len(errors) > 1 else ""
@@ -720,7 +721,7 @@ def load_boxes(
     usable["split"] = split_boxes(apart, val_fraction=val_fraction, previous=previous, seed=seed)["split"]
     return DetectionData(root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"])
 
-# %% ../nbs/04_data.ipynb #1ab10cf8
+# %% ../nbs/04_data.ipynb #5798c4f9
 def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:
     "Findings as lines of text, the worst first, at most `each` of a kind."
     lines, done = [], findings.columns.isin(["done"]).any()
@@ -734,7 +735,7 @@ def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:
             lines.append(f"{kind['severity']:8s} … and {len(some) - each} more of this kind ({kind['kind']})")
     return lines
 
-# %% ../nbs/04_data.ipynb #77174168
+# %% ../nbs/04_data.ipynb #1fbc64cc
 def _count_line(table: pd.DataFrame, findings: pd.DataFrame) -> str:
     "One line: images, boxes, classes, and findings by severity."
     boxed = table[table["classname"] != ""]
@@ -744,7 +745,7 @@ def _count_line(table: pd.DataFrame, findings: pd.DataFrame) -> str:
     return (f"{table['name'].nunique()} images, {len(boxed)} boxes, {boxed['classname'].nunique()} classes: "
             + ", ".join(said))
 
-# %% ../nbs/04_data.ipynb #c4afda19
+# %% ../nbs/04_data.ipynb #1977b2cc
 def _count_lines(table: pd.DataFrame) -> list[str]:
     "Boxes and images of each class in each split."
     boxed = table[table["classname"] != ""]
@@ -752,7 +753,7 @@ def _count_lines(table: pd.DataFrame) -> list[str]:
     return [f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images"
             for (split, classname), rows in boxed.groupby([splits, "classname"])]
 
-# %% ../nbs/04_data.ipynb #2d46134c
+# %% ../nbs/04_data.ipynb #fd079b86
 def _boxes_parser() -> argparse.ArgumentParser:
     "The arguments of frcnn_boxes."
     parser = argparse.ArgumentParser("frcnn_boxes", description="Read, check, fix and convert a labelled folder.")
@@ -766,7 +767,7 @@ def _boxes_parser() -> argparse.ArgumentParser:
     parser.add_argument("--one-based", action="store_true", help="voc: xmin ymin count from 1")
     return parser
 
-# %% ../nbs/04_data.ipynb #88c60566
+# %% ../nbs/04_data.ipynb #d7933773
 def _read_source(args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
     "The table that the arguments name, and the folder that its names start from."
     format = args.format if args.format != "auto" else detect_format(args.source)
@@ -778,7 +779,7 @@ def _read_source(args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
     table = read_boxes(source, format=format, progress=sys.stderr.isatty(), **options)
     return table, source if source.is_dir() else source.parent
 
-# %% ../nbs/04_data.ipynb #8118f534
+# %% ../nbs/04_data.ipynb #894336fe
 def _checked(args: argparse.Namespace, table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, int]:
     "Print what is wrong with a table and, with --fix, what was done; the table to write and the exit code."
     progress = sys.stderr.isatty()
@@ -791,7 +792,7 @@ def _checked(args: argparse.Namespace, table: pd.DataFrame, root: Path) -> tuple
     print("\n".join([*_finding_lines(findings), _count_line(table, findings)]))
     return table, int((findings["severity"] == "error").any())
 
-# %% ../nbs/04_data.ipynb #d45feb19
+# %% ../nbs/04_data.ipynb #f058ea22
 def frcnn_boxes(
     argv: list[str] | None = None,  # arguments; None: those of the shell
 ) -> int:                           # exit code: 0, 1 for errors in the data, 2 for a wrong command
@@ -818,7 +819,7 @@ def frcnn_boxes(
         return 1
     return code
 
-# %% ../nbs/04_data.ipynb #d9429a9d
+# %% ../nbs/04_data.ipynb #891b0a1d
 def _write_output(table: pd.DataFrame, root: Path, args: argparse.Namespace) -> None:
     "Write the table in the format asked for, and say where."
     if args.to != "csv":
