@@ -31,6 +31,7 @@ from pathlib import Path
 
 import cv2
 import jinja2
+import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
@@ -221,6 +222,7 @@ def start_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
     write_json(environment(), folder / "environment.json")
+    matplotlib.rcParams["text.parse_math"] = False      # a dollar in a class name starts no formula
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
     return Run(report, folder, params)
 
