@@ -204,7 +204,7 @@ def test_folds_by_exam(folder):
 @pytest.mark.parametrize("words, code, sentence", [
     ([], 2, "give -o OUT, --check or both"),
     (["--fix"], 2, "--fix needs -o OUT"),
-    (["--to", "coco"], 2, "--to needs -o OUT"),
+    (["--check", "--to", "coco"], 2, "--to needs -o OUT"),
     (["-o", "new.csv", "--one-based"], 1, "--one-based: it has no meaning for the format csv"),
     (["-o", "no/such/new.csv"], 1, "does not exist"),
     (["--check"], 1, "")])
