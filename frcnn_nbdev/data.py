@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'FINDING_COLUMNS', 'KINDS', 'CORNERS', 'box_statistics', 'c
            'image_facts', 'look_at_images', 'near_hashes', 'duplicate_images', 'check_boxes', 'summarize_findings',
            'fix_boxes', 'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes', 'frcnn_boxes']
 
-# %% ../nbs/04_data.ipynb #8daea2eb
+# %% ../nbs/04_data.ipynb #5e12a429
 import argparse
 import hashlib
 import os
@@ -27,10 +27,10 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from .labels import (BOX_COLUMNS, FORMATS, detect_format, finding, no_area, read_boxes, read_image,
-                                write_boxes_csv)
+from .formats import FORMATS, WRITERS, detect_format, read_boxes, write_boxes
+from .labels import BOX_COLUMNS, finding, no_area, read_image, write_boxes_csv
 
-# %% ../nbs/04_data.ipynb #431370c8
+# %% ../nbs/04_data.ipynb #33696fde
 def box_statistics(
     table: pd.DataFrame,             # boxes table with width and height
     image_size: int | None = None,   # squeeze every image to this square first; None: original pixels
@@ -55,7 +55,7 @@ def box_statistics(
         )
     return pd.DataFrame(columns)
 
-# %% ../nbs/04_data.ipynb #58aeda7a
+# %% ../nbs/04_data.ipynb #3773fa0b
 def corner_rows(
     statistics: pd.DataFrame,   # from box_statistics
 ) -> pd.DataFrame:              # classname, statistic, x1 y1 x2 y2; three rows a class
@@ -65,10 +65,10 @@ def corner_rows(
     rows = pd.concat(kinds).rename_axis("classname").reset_index().sort_values("classname", kind="stable")
     return rows[["classname", "statistic", "x1", "y1", "x2", "y2"]].reset_index(drop=True)
 
-# %% ../nbs/04_data.ipynb #5f6327a9
+# %% ../nbs/04_data.ipynb #5918b915
 SPLITS = ("train", "val", "test")
 
-# %% ../nbs/04_data.ipynb #729a6012
+# %% ../nbs/04_data.ipynb #61de0f1e
 FINDING_COLUMNS = ["severity", "name", "row", "problem", "fix", "kind", "value"]
 KINDS = {  # kind: (severity, what to do, what fix_boxes does to the rows)
     "unsafe_name": ("error", "give a path below the folder", "delete"),
@@ -103,7 +103,7 @@ KINDS = {  # kind: (severity, what to do, what fix_boxes does to the rows)
     "group_in_splits": ("warning", "keep it in one", "change"),
 }
 
-# %% ../nbs/04_data.ipynb #c5b3511b
+# %% ../nbs/04_data.ipynb #883c2bcf
 def _found(
     kind: str,               # a key of KINDS
     name: str,               # image
@@ -116,10 +116,10 @@ def _found(
     severity, usual, _ = KINDS[kind]
     return finding(severity, name, int(row), problem, fix or usual) | {"kind": kind, "value": value}
 
-# %% ../nbs/04_data.ipynb #dda9981a
+# %% ../nbs/04_data.ipynb #67d5ef37
 CORNERS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/04_data.ipynb #1221415b
+# %% ../nbs/04_data.ipynb #83ab07fb
 def _row_questions(
     table: pd.DataFrame,             # boxes table
     width: np.ndarray,               # (n,) of the image, NaN when unknown
@@ -143,7 +143,7 @@ def _row_questions(
             "outside": (np.fmin(x1, y1) < -1) | (x2 > width + 1) | (y2 > height + 1),
         }
 
-# %% ../nbs/04_data.ipynb #4d72fc28
+# %% ../nbs/04_data.ipynb #6fcda1f1
 _ROW_PROBLEMS = {
     "unsafe_name": "the name {name!r} is empty or leaves the folder",
     "missing_coordinate": "a coordinate is missing (box {box}, class {classname!r})",
@@ -155,7 +155,7 @@ _ROW_PROBLEMS = {
     "outside": "box {box} (x1 y1 x2 y2) lies outside the image of {width:g}×{height:g} pixels",
 }
 
-# %% ../nbs/04_data.ipynb #4a764934
+# %% ../nbs/04_data.ipynb #9531d6e1
 def _unusable_rows(table: pd.DataFrame, facts: pd.DataFrame, known: set[str] | None) -> list[dict]:
     "One finding for every row that cannot be used. `facts`: one row for each row of the table."
     width, height = facts["width"].to_numpy(float), facts["height"].to_numpy(float)
@@ -179,24 +179,24 @@ def _unusable_rows(table: pd.DataFrame, facts: pd.DataFrame, known: set[str] | N
         findings.append(_found(kind, one["name"], row, problem, fix, value))
     return findings
 
-# %% ../nbs/04_data.ipynb #952cd1ab
+# %% ../nbs/04_data.ipynb #bf68ba67
 def _size_text(width: float, height: float) -> str:
     "Width and height as the value of a finding; empty when they are unknown."
     return f"{width:g} {height:g}" if width == width and height == height else ""
 
-# %% ../nbs/04_data.ipynb #07e6d850
+# %% ../nbs/04_data.ipynb #5fdcdcc8
 def _spelling(classname: str) -> str:
     "What is left of a class name without case, spaces, hyphens and underscores."
     return re.sub(r"[\s_-]+", "", classname).casefold()
 
-# %% ../nbs/04_data.ipynb #8b578558
+# %% ../nbs/04_data.ipynb #2d2b4b6e
 def _unsafe(names: pd.Series) -> np.ndarray:
     "Names that are empty, absolute or climb out of the folder."
     distinct = pd.Series(names.unique(), dtype=object)
     bad = (distinct == "") | distinct.str.contains(r"^[\\/]|^[A-Za-z]:|(?:^|[\\/])\.\.(?:[\\/]|$)", regex=True)
     return names.isin(set(distinct[bad])).to_numpy()
 
-# %% ../nbs/04_data.ipynb #bbe95d74
+# %% ../nbs/04_data.ipynb #4145a0b9
 def odd_sizes(
     table: pd.DataFrame,   # boxes table with width and height of the image (NaN: unknown)
 ) -> pd.Series:            # a text for each row, "" where nothing is odd; "tiny: …" or "huge: …"
@@ -223,7 +223,7 @@ def odd_sizes(
         odd[row] = f"{word} in area than the median of its class"
     return odd
 
-# %% ../nbs/04_data.ipynb #4d24b3cb
+# %% ../nbs/04_data.ipynb #621258c1
 def perceptual_hash(
     gray: np.ndarray,      # (H, W) uint8
 ) -> int:                  # 63 bits
@@ -232,12 +232,12 @@ def perceptual_hash(
     low = cv2.dct(small)[:8, :8].ravel()[1:]
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
-# %% ../nbs/04_data.ipynb #0254f54b
+# %% ../nbs/04_data.ipynb #b8f1c850
 def _thumbnail(gray: np.ndarray) -> bytes:
     "16×16 grey values."
     return cv2.resize(gray, (16, 16), interpolation=cv2.INTER_AREA).tobytes()
 
-# %% ../nbs/04_data.ipynb #5f45416d
+# %% ../nbs/04_data.ipynb #4f5e8740
 def _exif_orientation(data: bytes) -> int:
     "Orientation from 1 to 8 that a JPEG's EXIF data states; 1, upright, when it states none."
     at = data.find(b"Exif\0\0", 0, 4096) if data[:2] == b"\xff\xd8" else -1
@@ -252,7 +252,7 @@ def _exif_orientation(data: bytes) -> int:
             return int.from_bytes(field[8:10], order)
     return 1
 
-# %% ../nbs/04_data.ipynb #d5776502
+# %% ../nbs/04_data.ipynb #f9b3093c
 def _storage_notes(data: bytes) -> list[tuple[str, str]]:
     "(kind, sentence) for everything unusual in how an image file stores its pixels."
     notes = []
@@ -272,7 +272,7 @@ def _storage_notes(data: bytes) -> list[tuple[str, str]]:
         notes.append(("alpha", "it has transparent pixels"))
     return notes
 
-# %% ../nbs/04_data.ipynb #d6bb9ff5
+# %% ../nbs/04_data.ipynb #e34b1226
 def image_facts(
     path: Path,             # image file
     root: Path,             # messages name the file relative to this folder
@@ -290,7 +290,7 @@ def image_facts(
     return facts | {"digest": hashlib.blake2b(data, digest_size=16).digest(), "hash": perceptual_hash(gray),
                     "thumbnail": _thumbnail(gray)}
 
-# %% ../nbs/04_data.ipynb #af2a9b86
+# %% ../nbs/04_data.ipynb #c7dd8a54
 def look_at_images(
     names: Sequence[str],      # relative to root
     root: Path,
@@ -303,7 +303,7 @@ def look_at_images(
     columns = ["problem", "height", "width", "digest", "hash", "thumbnail", "notes"]
     return pd.DataFrame(facts, index=pd.Index(names, name="name", dtype=object), columns=columns)
 
-# %% ../nbs/04_data.ipynb #04208ff4
+# %% ../nbs/04_data.ipynb #29bcbb07
 def near_hashes(
     hashes: np.ndarray,      # (n,) uint64 of 63 bits, all different
     limit: int = 6,          # bits; at most 6, because there are seven bands
@@ -323,7 +323,7 @@ def near_hashes(
             found.append(np.stack([one, two], 1)[differ <= limit])
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
-# %% ../nbs/04_data.ipynb #6a997d38
+# %% ../nbs/04_data.ipynb #1df7e720
 def duplicate_images(
     facts: pd.DataFrame,     # from look_at_images
 ) -> pd.DataFrame:           # name, other (the earlier one), exact
@@ -345,7 +345,7 @@ def duplicate_images(
             pairs.append((facts.index[one], facts.index[other], False))
     return pd.DataFrame(pairs, columns=["name", "other", "exact"])
 
-# %% ../nbs/04_data.ipynb #e7d27a23
+# %% ../nbs/04_data.ipynb #2157b280
 def _stated_sizes(table: pd.DataFrame, facts: pd.DataFrame) -> list[dict]:
     "Images whose width and height in the table are not those of the file."
     stated = table[["name", "width", "height"]].drop_duplicates()
@@ -356,7 +356,7 @@ def _stated_sizes(table: pd.DataFrame, facts: pd.DataFrame) -> list[dict]:
                    value=_size_text(w, h))
             for (name, wide, high), (w, h) in zip(stated[lies].itertuples(index=False), true[lies], strict=True)]
 
-# %% ../nbs/04_data.ipynb #ab119627
+# %% ../nbs/04_data.ipynb #5d47b278
 def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
     "Boxes that reach over the edge by at most a pixel are cut in place, each with a warning."
     findings = []
@@ -368,7 +368,7 @@ def _cut_to_image(usable: pd.DataFrame) -> list[dict]:
         usable[high] = usable[high].where(~(usable[high] > usable[side]), usable[side])
     return findings
 
-# %% ../nbs/04_data.ipynb #30c2ec6b
+# %% ../nbs/04_data.ipynb #2f49bd38
 def _compared_rows(usable: pd.DataFrame) -> list[dict]:
     "Rows that are odd beside the others: repeated, empty beside boxes, absurdly small or large."
     findings, boxed = [], usable[usable["classname"] != ""]
@@ -383,7 +383,7 @@ def _compared_rows(usable: pd.DataFrame) -> list[dict]:
         findings.append(_found(kind, usable.at[row, "name"], row, f"the box {box} of {usable.at[row, 'classname']!r} is odd: {why}"))
     return findings
 
-# %% ../nbs/04_data.ipynb #e89820f1
+# %% ../nbs/04_data.ipynb #fe7663f7
 def _class_names(usable: pd.DataFrame) -> list[dict]:
     "Classes that differ only by case or spacing, and classes with too few exams for three splits."
     findings, boxed = [], usable[usable["classname"] != ""]
@@ -403,12 +403,12 @@ def _class_names(usable: pd.DataFrame) -> list[dict]:
                                f"{classname!r} is in {number} exam{'s' * (number > 1)}, too few for train, val and test"))
     return findings
 
-# %% ../nbs/04_data.ipynb #29707a82
+# %% ../nbs/04_data.ipynb #84c41a0d
 def _groups(table: pd.DataFrame) -> pd.Series:
     "What belongs together: the group of each row, or its name where it has no group."
     return table["name"] if "group" not in table else table["group"].where(table["group"] != "", table["name"])
 
-# %% ../nbs/04_data.ipynb #3f3b393a
+# %% ../nbs/04_data.ipynb #c60315ed
 def _in_splits(table: pd.DataFrame) -> list[dict]:
     "Images and exams that are in more than one split."
     findings = []
@@ -427,12 +427,12 @@ def _in_splits(table: pd.DataFrame) -> list[dict]:
                                    f"{' and '.join(counts.index)}", f"keep it in one ({keep})", keep))
     return findings
 
-# %% ../nbs/04_data.ipynb #7ecb059f
+# %% ../nbs/04_data.ipynb #0ac910e2
 def _most_tested(splits: Sequence[str]) -> str:
     "test before val before train."
     return next((split for split in reversed(SPLITS) if split in set(splits)), min(splits))
 
-# %% ../nbs/04_data.ipynb #94945551
+# %% ../nbs/04_data.ipynb #9c5d91d3
 def _duplicate_findings(usable: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
     "Pairs of images that are the same or nearly so; worse when the two are in different splits."
     split_of = usable.drop_duplicates("name").set_index("name").get("split", pd.Series(dtype=object)).to_dict()
@@ -454,7 +454,7 @@ def _duplicate_findings(usable: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]
         findings.append(_found(kind, name, -1, f"the image {what} {other}{labels}{where}", value=other))
     return findings
 
-# %% ../nbs/04_data.ipynb #243f74db
+# %% ../nbs/04_data.ipynb #6bdd4b7b
 def _image_findings(table: pd.DataFrame, usable: pd.DataFrame, facts: pd.DataFrame, dropped: set[str]) -> list[dict]:
     "What concerns images as a whole: how they are stored and named, and that no row of them is left."
     findings = [_found("no_row_left", name, -1, "no usable row is left, so the image is not used")
@@ -467,7 +467,7 @@ def _image_findings(table: pd.DataFrame, usable: pd.DataFrame, facts: pd.DataFra
                  for name, first in zip(lower, same, strict=True) if name != first]
     return findings
 
-# %% ../nbs/04_data.ipynb #2692d89a
+# %% ../nbs/04_data.ipynb #763ee7e0
 def _facts_of(table: pd.DataFrame, root: Path, open_images: bool, progress: bool) -> pd.DataFrame:
     "Facts of each image; without opening images only the sizes that the table states."
     images = table.drop_duplicates("name").set_index("name")
@@ -477,7 +477,7 @@ def _facts_of(table: pd.DataFrame, root: Path, open_images: bool, progress: bool
     facts = images.reindex(columns=["height", "width"]).astype(float)
     return facts.assign(problem="", digest=b"", hash=0, thumbnail=b"", notes=[()] * len(facts))
 
-# %% ../nbs/04_data.ipynb #a7b1a8ff
+# %% ../nbs/04_data.ipynb #666638e3
 def check_boxes(
     table: pd.DataFrame,                    # boxes table
     root: str | Path,                       # folder that the names start from
@@ -504,7 +504,7 @@ def check_boxes(
     usable.attrs = {key: value for key, value in table.attrs.items() if key != "findings"}
     return usable, pd.DataFrame(findings, columns=FINDING_COLUMNS)
 
-# %% ../nbs/04_data.ipynb #0dec18fa
+# %% ../nbs/04_data.ipynb #76a5c87f
 def summarize_findings(
     findings: pd.DataFrame,   # from check_boxes
 ) -> pd.DataFrame:            # severity kind count images example, fix; one row a kind
@@ -517,20 +517,20 @@ def summarize_findings(
     table = table.sort_values(["severity", "count"], key=lambda c: c.map(order) if c.name == "severity" else -c, kind="stable")
     return table[["severity", "kind", "count", "images", "example", "fix"]].reset_index(drop=True)
 
-# %% ../nbs/04_data.ipynb #a3f9be6e
+# %% ../nbs/04_data.ipynb #72b63c49
 def _rows_of(table: pd.DataFrame, one) -> np.ndarray:
     "Row numbers that a finding speaks of: its row, or all rows of its image."
     rows = np.array([one.row]) if one.row >= 0 else np.flatnonzero(table["name"] == one.name)
     return rows[rows < len(table)]
 
-# %% ../nbs/04_data.ipynb #c06b0279
+# %% ../nbs/04_data.ipynb #107805a7
 def _cut_row(table: pd.DataFrame, row: int, value: str) -> None:
     "Exchange corners in the wrong order, then cut the box to the image of size `value`."
     for low, high, limit in zip(("x1", "y1"), ("x2", "y2"), value.split() or (np.inf, np.inf), strict=True):
         corners = np.clip(sorted(table.loc[row, [low, high]]), 0, float(limit))
         table.loc[row, [low, high]] = corners
 
-# %% ../nbs/04_data.ipynb #6f208a3f
+# %% ../nbs/04_data.ipynb #f2c14a5e
 def _change(table: pd.DataFrame, one, rows: np.ndarray) -> str:
     "Apply a fix that changes rows in place; says what was done, or nothing when it could not be done."
     if one.kind in ("wrong_order", "outside", "over_edge"):
@@ -553,7 +553,7 @@ def _change(table: pd.DataFrame, one, rows: np.ndarray) -> str:
     table.loc[rows, "split"] = one.value
     return f"moved to {one.value}"
 
-# %% ../nbs/04_data.ipynb #196ef151
+# %% ../nbs/04_data.ipynb #98c221a7
 def fix_boxes(
     table: pd.DataFrame,       # the boxes table that was checked
     findings: pd.DataFrame,    # from check_boxes of this table
@@ -587,7 +587,7 @@ def fix_boxes(
     new.attrs = {"format": table.attrs.get("format", "table"), "findings": []}
     return new, report
 
-# %% ../nbs/04_data.ipynb #0f597dcf
+# %% ../nbs/04_data.ipynb #03c71662
 def _assign_groups(
     counts: np.ndarray,      # (G, C) images of each class in each group
     fixed: np.ndarray,       # (G,) split number, or −1 when still open
@@ -607,7 +607,7 @@ def _assign_groups(
             have[result[group]] += counts[group]
     return result
 
-# %% ../nbs/04_data.ipynb #d7c78b0b
+# %% ../nbs/04_data.ipynb #23081509
 def split_boxes(
     table: pd.DataFrame,                    # boxes table with group
     *,
@@ -640,7 +640,7 @@ def split_boxes(
     table["split"] = _split_column(table, part, seed)
     return table
 
-# %% ../nbs/04_data.ipynb #5f87cc3b
+# %% ../nbs/04_data.ipynb #0e4063ee
 def _remembered(table: pd.DataFrame, previous: pd.DataFrame | None, fractions: np.ndarray) -> pd.Series:
     "The split that each row's group had before; empty where it had none that may be given."
     if previous is None:
@@ -649,7 +649,7 @@ def _remembered(table: pd.DataFrame, previous: pd.DataFrame | None, fractions: n
     before = known.drop_duplicates("group").set_index("group")["split"]
     return table["group"].map(before).fillna("")
 
-# %% ../nbs/04_data.ipynb #2d57eb3d
+# %% ../nbs/04_data.ipynb #7e281a0d
 def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.Series:
     "The column split with its empty cells filled."
     images = table.drop_duplicates(["name", "classname"])
@@ -660,7 +660,7 @@ def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.S
     to_split = dict(zip(counts.index, [SPLITS[number] for number in result], strict=True))
     return table["split"].where(table["split"] != "", table["group"].map(to_split))
 
-# %% ../nbs/04_data.ipynb #be19625c
+# %% ../nbs/04_data.ipynb #a8dc2e13
 def kfold_boxes(
     table: pd.DataFrame,   # boxes table with group
     folds: int = 5,
@@ -679,7 +679,7 @@ def kfold_boxes(
     fold_of = {group: fold for fold, rows in enumerate(held_out) for group in images["group"].iloc[rows]}
     return table["group"].map(fold_of).to_numpy()
 
-# %% ../nbs/04_data.ipynb #77b977e4
+# %% ../nbs/04_data.ipynb #80938e65
 @dataclass
 class DetectionData:
     "A checked and split set of images with boxes."
@@ -690,7 +690,7 @@ class DetectionData:
     format: str                  # which reader
     read: pd.DataFrame | None = None   # the table before the check: findings count its rows
 
-# %% ../nbs/04_data.ipynb #296c8deb
+# %% ../nbs/04_data.ipynb #951a6a01
 def _joined_groups(table: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
     "The column group, with the groups of images that are duplicates made one."
     pairs = findings[findings["kind"].isin(["duplicate", "near_duplicate"])]
@@ -702,7 +702,7 @@ def _joined_groups(table: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
     part = connected_components(graph, directed=False)[1]
     return pd.Series(groups[np.unique(part, return_index=True)[1]][part][number], table.index)
 
-# %% ../nbs/04_data.ipynb #a0d2cf4e
+# %% ../nbs/04_data.ipynb #80054ecc
 def load_boxes(
     source: str | Path,                     # labelled folder, or a CSV of boxes beside or above its images
     *,
@@ -732,7 +732,7 @@ def load_boxes(
     usable["split"] = split_boxes(apart, val_fraction=val_fraction, previous=previous, seed=seed)["split"]
     return DetectionData(root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"], table)
 
-# %% ../nbs/04_data.ipynb #3787887b
+# %% ../nbs/04_data.ipynb #4e42141d
 def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:
     "Findings as lines of text, the worst first, at most `each` of a kind."
     lines, done = [], findings.columns.isin(["done"]).any()
@@ -746,7 +746,7 @@ def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:
             lines.append(f"{kind['severity']:8s} … and {len(some) - each} more of this kind ({kind['kind']})")
     return lines
 
-# %% ../nbs/04_data.ipynb #35304c05
+# %% ../nbs/04_data.ipynb #41c0aa6d
 def _count_line(table: pd.DataFrame, findings: pd.DataFrame) -> str:
     "One line: images, boxes, classes, and findings by severity."
     boxed = table[table["classname"] != ""]
@@ -756,7 +756,7 @@ def _count_line(table: pd.DataFrame, findings: pd.DataFrame) -> str:
     return (f"{table['name'].nunique()} images, {len(boxed)} boxes, {boxed['classname'].nunique()} classes: "
             + ", ".join(said))
 
-# %% ../nbs/04_data.ipynb #37d8773a
+# %% ../nbs/04_data.ipynb #1e403a5b
 def _count_lines(table: pd.DataFrame) -> list[str]:
     "Boxes and images of each class in each split."
     boxed = table[table["classname"] != ""]
@@ -764,13 +764,13 @@ def _count_lines(table: pd.DataFrame) -> list[str]:
     return [f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images"
             for (split, classname), rows in boxed.groupby([splits, "classname"])]
 
-# %% ../nbs/04_data.ipynb #f3a3651e
+# %% ../nbs/04_data.ipynb #e30fc512
 def _boxes_parser() -> argparse.ArgumentParser:
     "The arguments of frcnn_boxes."
     parser = argparse.ArgumentParser("frcnn_boxes", description="Read, check, fix and convert a labelled folder.")
     parser.add_argument("source", metavar="IN", help="folder of images and labels, or a CSV")
     parser.add_argument("-o", "--output", metavar="OUT", help="what to write: a CSV, or the folder of another format")
-    parser.add_argument("--to", metavar="FORMAT", default="csv", help="format to write (default: csv)")
+    parser.add_argument("--to", default="csv", choices=list(WRITERS), help="format to write (default: csv)")
     parser.add_argument("--check", action="store_true", help="look at rows and files; exit code 1 when there are errors")
     parser.add_argument("--fix", action="store_true", help="write a new table with every fix that needs no judgement")
     parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="of IN; default: found out")
@@ -778,19 +778,19 @@ def _boxes_parser() -> argparse.ArgumentParser:
     parser.add_argument("--one-based", action="store_true", help="voc: xmin ymin count from 1")
     return parser
 
-# %% ../nbs/04_data.ipynb #3877072a
+# %% ../nbs/04_data.ipynb #655ef201
 def _read_source(args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
     "The table that the arguments name, and the folder that its names start from."
-    format = args.format if args.format != "auto" else detect_format(args.source)
     options = {name: True for name in ("one_object", "one_based") if getattr(args, name)}
+    format = detect_format(args.source) if options and args.format == "auto" else args.format
     for name in options:
         if format not in {"one_object": ("color", "mask", "hc18"), "one_based": ("voc",)}[name]:
             raise ValueError(f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out.")
     source = Path(args.source)
-    table = read_boxes(source, format=format, progress=sys.stderr.isatty(), **options)
+    table = read_boxes(source, format=args.format, progress=sys.stderr.isatty(), **options)
     return table, source if source.is_dir() else source.parent
 
-# %% ../nbs/04_data.ipynb #5689b0a6
+# %% ../nbs/04_data.ipynb #cb5996e3
 def _checked(args: argparse.Namespace, table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, int]:
     "Print what is wrong with a table and, with --fix, what was done; the table to write and the exit code."
     progress = sys.stderr.isatty()
@@ -803,7 +803,7 @@ def _checked(args: argparse.Namespace, table: pd.DataFrame, root: Path) -> tuple
     print("\n".join([*_finding_lines(findings), _count_line(table, findings)]))
     return table, int((findings["severity"] == "error").any())
 
-# %% ../nbs/04_data.ipynb #e66a95d5
+# %% ../nbs/04_data.ipynb #3710d9f4
 def frcnn_boxes(
     argv: list[str] | None = None,  # arguments; None: those of the shell
 ) -> int:                           # exit code: 0, 1 for errors in the data, 2 for a wrong command
@@ -817,7 +817,9 @@ def frcnn_boxes(
         return 2
     try:
         table, root = _read_source(args)
-        print("\n".join([f"format: {table.attrs['format']}", *_count_lines(table)]))
+        also = table.attrs.get("also", [])
+        passed = f" (also here, not read: {', '.join(also)})" if also else ""
+        print("\n".join([f"format: {table.attrs['format']}{passed}", *_count_lines(table)]))
         if args.check or args.fix:
             table, code = _checked(args, table, root)
         else:
@@ -830,11 +832,13 @@ def frcnn_boxes(
         return 1
     return code
 
-# %% ../nbs/04_data.ipynb #32a7ef24
+# %% ../nbs/04_data.ipynb #c5262335
 def _write_output(table: pd.DataFrame, root: Path, args: argparse.Namespace) -> None:
     "Write the table in the format asked for, and say where."
     if args.to != "csv":
-        raise ValueError(f"--to {args.to}: the format is not known; choose csv.")
+        lost = write_boxes(table, root, args.output, args.to)
+        print("\n".join([f"written: {args.output}", *(f"  {one['name']}: {one['problem']}; {one['fix']}" for one in lost)]))
+        return
     write_boxes_csv(table, args.output)
     print(f"written: {args.output}")
     if Path(args.output).resolve().parent != root.resolve():

@@ -9,7 +9,8 @@ import pytest
 
 from frcnn_nbdev.batches import BoxesDataset
 from frcnn_nbdev.data import (box_statistics, check_boxes, fix_boxes, frcnn_boxes, kfold_boxes, load_boxes, split_boxes)
-from frcnn_nbdev.labels import boxes_table, read_boxes, write_boxes_csv
+from frcnn_nbdev.formats import read_boxes
+from frcnn_nbdev.labels import boxes_table, write_boxes_csv
 
 REAL = Path(os.environ.get("FRCNN_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real data on this machine")

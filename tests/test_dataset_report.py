@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from frcnn_nbdev import reports
-from frcnn_nbdev.labels import read_boxes
+from frcnn_nbdev.formats import read_boxes
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 RUN_FILES = {"boxes.csv", "environment.json", "findings.csv", "metrics.json", "params.yaml", "report.html", "report.ipynb", "times.json"}
