@@ -6,7 +6,7 @@
 __all__ = ['BACKGROUND', 'greedy_match', 'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval',
            'top_metrics', 'confusion', 'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #4c02116b
+# %% ../nbs/17_evaluation.ipynb #9603c12b
 import numpy as np
 import pandas as pd
 import torch
@@ -15,20 +15,35 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from .iou import box_iou
 
-# %% ../nbs/17_evaluation.ipynb #c969ab1f
+# %% ../nbs/17_evaluation.ipynb #cb6f0975
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #20336492
-BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
+# %% ../nbs/17_evaluation.ipynb #ba34856f
+CORNERS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #71e25290
+# %% ../nbs/17_evaluation.ipynb #3315aa1c
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
-    return table[table[BOX_COLUMNS].notna().all(axis=1)].reset_index(drop=True)
+    return table[table[CORNERS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #3f5514f1
+# %% ../nbs/17_evaluation.ipynb #35c0e469
+def _crowd(
+    table: pd.DataFrame,  # boxes table, with iscrowd if known
+) -> np.ndarray:          # (rows,) bool
+    "Which rows are regions of many objects that nobody counted; none if the table does not say."
+    return table["iscrowd"].fillna(0).to_numpy(int) == 1 if "iscrowd" in table else np.zeros(len(table), bool)
+
+# %% ../nbs/17_evaluation.ipynb #f9ae55b8
+def _areas(
+    table: pd.DataFrame,  # rows with boxes, with area if known
+) -> np.ndarray:          # (rows,) pixels²
+    "The column area, and where it says nothing the area of the box."
+    box_areas = (table["x2"] - table["x1"]).to_numpy(float) * (table["y2"] - table["y1"]).to_numpy(float)
+    return box_areas if "area" not in table else table["area"].fillna(pd.Series(box_areas, table.index)).to_numpy(float)
+
+# %% ../nbs/17_evaluation.ipynb #f8f99a89
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -38,7 +53,7 @@ def _check_table(
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise ValueError(f"the {what} table has no column {missing[0]!r}; it needs {', '.join(columns)}.")
-    boxes = table[BOX_COLUMNS].to_numpy(float)
+    boxes = table[CORNERS].to_numpy(float)
     some, every = np.isnan(boxes).any(axis=1), np.isnan(boxes).all(axis=1)
     bad = (some & ~every) | np.isinf(boxes).any(axis=1)
     bad |= (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
@@ -48,17 +63,19 @@ def _check_table(
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, "
                          "or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #b8319328
+# %% ../nbs/17_evaluation.ipynb #99885f24
 def _check(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
     classes: list[str] | None = None,  # class names without background; None: any
+    *,
+    crowds: bool = False,              # True: rows of the truth with iscrowd = 1 stay in it
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:  # true objects, detections, image names in truth's order
     "Truth and predictions checked, without their empty rows; raises ValueError with one sentence."
     if predictions is None or not len(predictions):
         predictions = pd.DataFrame({c: [] for c in ["name", "x1", "x2", "y1", "y2", "classname", "score"]})
-    _check_table(truth, "truth", ["name", *BOX_COLUMNS, "classname"])
-    _check_table(predictions, "predictions", ["name", *BOX_COLUMNS, "classname", "score"])
+    _check_table(truth, "truth", ["name", *CORNERS, "classname"])
+    _check_table(predictions, "predictions", ["name", *CORNERS, "classname", "score"])
     names = list(dict.fromkeys(truth["name"]))
     if not names:
         raise ValueError("the truth table has no row; it needs at least one row for every image.")
@@ -79,9 +96,9 @@ def _check(
             if len(wrong):
                 raise ValueError(f"the {what} of {wrong['name'].iloc[0]} have the class "
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
-    return objects, detections, names
+    return objects if crowds else objects[~_crowd(objects)].reset_index(drop=True), detections, names
 
-# %% ../nbs/17_evaluation.ipynb #eb781adc
+# %% ../nbs/17_evaluation.ipynb #b247c2e3
 def greedy_match(
     iou: np.ndarray,             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float = 0.5,  # smallest IoU of a match
@@ -99,14 +116,14 @@ def greedy_match(
             free[:, column] = -1
     return matched
 
-# %% ../nbs/17_evaluation.ipynb #32a88da2
+# %% ../nbs/17_evaluation.ipynb #b6681a07
 def _xyxy(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
-    return torch.as_tensor(table[BOX_COLUMNS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
+    return torch.as_tensor(table[CORNERS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #149f8c42
+# %% ../nbs/17_evaluation.ipynb #32c3fc11
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -120,15 +137,36 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(_xyxy(pred), _xyxy(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #086eda47
-def _mean_or_none(
-    values: np.ndarray,  # any shape; -1 where undefined
-) -> float | None:       # mean of the defined values
-    "Mean without the entries -1, which COCO writes where there is no true box; None if nothing is left."
-    values = values[values > -1]
-    return float(values.mean()) if values.size else None
+# %% ../nbs/17_evaluation.ipynb #591a2da1
+def _defined(
+    value: float,    # -1 where COCO's program has no answer
+) -> float | None:   # None there
+    "A number of COCO's program; it writes -1 where there is no true box."
+    return None if value < 0 else float(value)
 
-# %% ../nbs/17_evaluation.ipynb #2b94f827
+# %% ../nbs/17_evaluation.ipynb #81946796
+def _coco_summary(
+    truth: COCO,          # what is true
+    found: COCO,          # what was predicted, the same images and categories
+    max_detections: int,  # detections an image and class that count, best first
+) -> dict:                # AP … ARl and per_class
+    "The twelve numbers of COCO's program, and AP of every category."
+    if max_detections < 1:
+        raise ValueError(f"max_detections is {max_detections}; it must be at least 1.")
+    evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *args: None)
+    evaluation.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", f"AR{max_detections}", "ARs", "ARm", "ARl"]
+    metrics = {name: _defined(value) for name, value in zip(names, evaluation.stats, strict=True)}
+    # (IoU, recall, class, area, max_detections); the first area is all, the last limit max_detections
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    metrics["per_class"] = {truth.cats[category]["name"]: _defined(precision[:, :, k].mean())
+                            for k, category in enumerate(evaluation.params.catIds)}
+    return metrics
+
+# %% ../nbs/17_evaluation.ipynb #5c5fbcc6
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -136,70 +174,44 @@ def coco_metrics_from_coco(
     max_detections: int = 100,  # detections an image and class that count, best first
 ) -> dict:                      # AP … AR100 and per_class (category name -> AP); None where undefined
     "COCO's box metrics by faster-coco-eval; prints nothing and leaves its arguments as they are."
-    if max_detections < 1:
-        raise ValueError(f"max_detections is {max_detections}; it must be at least 1.")
     truth = COCO(ground_truth, use_deepcopy=True)
-    # loadRes writes into the dicts it is given, so it gets copies.
-    found = truth.loadRes([dict(detection) for detection in detections])
-    evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *args: None)
-    evaluation.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
-    evaluation.evaluate()
-    evaluation.accumulate()
+    return _coco_summary(truth, truth.loadRes(detections), max_detections)
 
-    params = evaluation.params
-    precision = np.asarray(evaluation.eval["precision"])  # (IoU, recall, class, area, max_detections)
-    recall = np.asarray(evaluation.eval["recall"])        # (IoU, class, area, max_detections)
-    area = {label: index for index, label in enumerate(params.areaRngLbl)}
-    thresholds = np.asarray(params.iouThrs)
-    metrics = {"AP": _mean_or_none(precision[:, :, :, area["all"], -1])}
-    for name, threshold in [("AP50", 0.5), ("AP75", 0.75)]:
-        metrics[name] = _mean_or_none(precision[np.isclose(thresholds, threshold), :, :, area["all"], -1])
-    for letter, size in [("s", "small"), ("m", "medium"), ("l", "large")]:
-        metrics[f"AP{letter}"] = _mean_or_none(precision[:, :, :, area[size], -1])
-    for name, index in [("AR1", 0), ("AR10", 1), (f"AR{max_detections}", 2)]:
-        metrics[name] = _mean_or_none(recall[:, :, area["all"], index])
-    for letter, size in [("s", "small"), ("m", "medium"), ("l", "large")]:
-        metrics[f"AR{letter}"] = _mean_or_none(recall[:, :, area[size], -1])
-    metrics["per_class"] = {truth.cats[category]["name"]: _mean_or_none(precision[:, :, k, area["all"], -1])
-                            for k, category in enumerate(params.catIds)}
-    return metrics
-
-# %% ../nbs/17_evaluation.ipynb #8ba1bbf3
-def _coco_boxes(
-    table: pd.DataFrame,        # rows with boxes
-    image_ids: dict[str, int],  # image name -> number
-    class_ids: dict[str, int],  # class name -> number
-) -> list[dict]:                # one annotation a row, bbox = x, y, width, height
-    "The rows of a boxes table as COCO annotations."
-    boxes = table[BOX_COLUMNS].to_numpy(dtype=float, copy=True)
+# %% ../nbs/17_evaluation.ipynb #e594482a
+def _coco(
+    table: pd.DataFrame,   # rows with boxes; score, area and iscrowd where it has them
+    names: list[str],      # images; their numbers are 1, 2, …
+    classes: list[str],    # classes; their numbers are 1, 2, …
+) -> COCO:                 # with an index
+    "A table of boxes as an object of faster-coco-eval."
+    boxes = table[CORNERS].to_numpy(dtype=float, copy=True)
     boxes[:, 2:] -= boxes[:, :2]
-    return [{"id": number, "image_id": image_ids[name], "category_id": class_ids[classname],
-             "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            for number, (name, classname, box) in
-            enumerate(zip(table["name"], table["classname"], boxes.tolist(), strict=True), start=1)]
+    columns = {"image_id": pd.Index(names).get_indexer(table["name"]) + 1,
+               "category_id": pd.Index(classes).get_indexer(table["classname"]) + 1,
+               "bbox": boxes, "area": _areas(table), "iscrowd": _crowd(table).astype(int)}
+    if "score" in table:
+        columns["score"] = table["score"].to_numpy(float)
+    # Columns are turned into lists first: that is several times faster than reading a table row by row.
+    rows = zip(*[values.tolist() for values in columns.values()], strict=True)
+    annotations = [dict(zip(columns, row), id=number) for number, row in enumerate(rows, start=1)]
+    return COCO({"images": [{"id": number} for number in range(1, len(names) + 1)], "annotations": annotations,
+                 "categories": [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]})
 
-# %% ../nbs/17_evaluation.ipynb #4f24f366
+# %% ../nbs/17_evaluation.ipynb #b0cdd42b
 def coco_metrics(
-    truth: pd.DataFrame,               # boxes table, at least one row an image
+    truth: pd.DataFrame,               # boxes table, at least one row an image; iscrowd and area if known
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
     classes: list[str],                # class names without background
     *,
     max_detections: int = 100,         # detections an image and class that count
 ) -> dict:                             # AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl per_class
     "COCO's box metrics of a predictions table; None where there is no true box to define them."
-    objects, detections, names = _check(truth, predictions, classes)
+    objects, detections, names = _check(truth, predictions, classes, crowds=True)
     # Numbered by name, so that the order of the rows cannot decide between images that tie in score.
-    image_ids = {name: number for number, name in enumerate(sorted(names), start=1)}
-    class_ids = {name: number for number, name in enumerate(classes, start=1)}
-    ground_truth = {"images": [{"id": number, "file_name": name} for name, number in image_ids.items()],
-                    "annotations": _coco_boxes(objects, image_ids, class_ids),
-                    "categories": [{"id": number, "name": name} for name, number in class_ids.items()]}
-    found = _coco_boxes(detections, image_ids, class_ids)
-    for annotation, score in zip(found, detections["score"].astype(float), strict=True):
-        annotation["score"] = score
-    return coco_metrics_from_coco(ground_truth, found, max_detections=max_detections)
+    names = sorted(names)
+    return _coco_summary(_coco(objects, names, classes), _coco(detections, names, classes), max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #8f24fde5
+# %% ../nbs/17_evaluation.ipynb #99a65847
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -225,7 +237,7 @@ def top_detections(
                "pred_class", *[f"pred_{side}" for side in sides], "score", "iou", "correct"]
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../nbs/17_evaluation.ipynb #e1b7797b
+# %% ../nbs/17_evaluation.ipynb #c631028e
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -238,7 +250,7 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #54b1f5f4
+# %% ../nbs/17_evaluation.ipynb #6b584089
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -252,7 +264,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #48c9580e
+# %% ../nbs/17_evaluation.ipynb #3ac4cfdf
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -269,7 +281,7 @@ def confusion(
         return np.array([[len(top)]])
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #253deb36
+# %% ../nbs/17_evaluation.ipynb #36788fa3
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -294,7 +306,7 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #8275274b
+# %% ../nbs/17_evaluation.ipynb #abfda16a
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -317,7 +329,7 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #7a163c36
+# %% ../nbs/17_evaluation.ipynb #cabfcf47
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
@@ -334,7 +346,7 @@ def worst_images(
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #2f1ad19e
+# %% ../nbs/17_evaluation.ipynb #81207d77
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -345,7 +357,7 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #b77b51e3
+# %% ../nbs/17_evaluation.ipynb #29b1b3e2
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -355,5 +367,5 @@ def evaluate(
     metrics = coco_metrics(truth, predictions, classes)
     per_class = metrics.pop("per_class")
     top = top_metrics(top_detections(truth, predictions))
-    objects = int(truth[BOX_COLUMNS].notna().all(axis=1).sum())
+    objects = int(truth[CORNERS].notna().all(axis=1).sum())
     return _rounded({**metrics, **top, "objects": objects, "per_class": per_class})
