@@ -900,14 +900,15 @@ def plot_bland_altman(
     for key, text, dash in [("high", "upper limit", (0, (4, 2))), ("bias", "bias", "-"),
                             ("low", "lower limit", (0, (4, 2)))]:
         ax.axhline(agreement[key], color="black", linestyle=dash, linewidth=1.1)
-        ax.annotate(f" {text} {agreement[key]:+.2f}", (1, agreement[key]), xycoords=("axes fraction", "data"),
+        ax.annotate(f" {text} {agreement[key]:+.2f}".replace("-", "−"), (1, agreement[key]), xycoords=("axes fraction", "data"),
                     va="center", fontsize=9)
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set(xlabel=f"mean of both, {unit}", ylabel=f"measured − true, {unit}")
     ax.spines[["top", "right"]].set_visible(False)
-    if "classname" in table and table["classname"].nunique() > 1:
-        ax.legend(frameon=False, handletextpad=0.2, ncols=table["classname"].nunique(), loc="lower left",
-                  bbox_to_anchor=(0, 1))
+    several = "classname" in table and table["classname"].nunique() > 1
+    if several:
+        ax.legend(frameon=False, handletextpad=0.2, columnspacing=1, ncols=min(5, len(groups)), loc="lower left",
+                  bbox_to_anchor=(0, 0.98))
     if title is not None:
-        ax.set_title(title, fontsize=11)
+        ax.set_title(title, fontsize=11, pad=24 if several else 6)
     return ax
