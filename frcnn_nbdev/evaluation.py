@@ -8,8 +8,10 @@ __all__ = ['BACKGROUND', 'COCO_THRESHOLDS', 'SIZES', 'ALL_CLASSES', 'is_crowd', 
            'coco_metrics', 'top_detections', 'wilson_interval', 'top_metrics', 'confusion', 'detection_confusion',
            'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #c8e14d10
+# %% ../nbs/17_evaluation.ipynb #20b5bffb
+import gc
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -21,27 +23,27 @@ from sklearn.metrics import confusion_matrix
 from .boxes import box_area
 from .iou import box_intersection, box_iou
 
-# %% ../nbs/17_evaluation.ipynb #efec9028
+# %% ../nbs/17_evaluation.ipynb #c4233a98
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #8894602d
+# %% ../nbs/17_evaluation.ipynb #fb360504
 CORNERS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #295eb2a9
+# %% ../nbs/17_evaluation.ipynb #a6ba0ac4
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
     return table[table[CORNERS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #46fc41e8
+# %% ../nbs/17_evaluation.ipynb #1dc99732
 def is_crowd(
     table: pd.DataFrame,  # boxes table, with iscrowd if known
 ) -> np.ndarray:          # (rows,) bool
     "Which rows are regions of many objects that nobody counted; none if the table does not say."
     return table["iscrowd"].fillna(0).to_numpy(int) == 1 if "iscrowd" in table else np.zeros(len(table), bool)
 
-# %% ../nbs/17_evaluation.ipynb #47f87429
+# %% ../nbs/17_evaluation.ipynb #21fe838a
 def _areas(
     table: pd.DataFrame,  # rows with boxes, with area if known
 ) -> np.ndarray:          # (rows,) pixels²
@@ -49,7 +51,7 @@ def _areas(
     box_areas = (table["x2"] - table["x1"]).to_numpy(float) * (table["y2"] - table["y1"]).to_numpy(float)
     return box_areas if "area" not in table else table["area"].fillna(pd.Series(box_areas, table.index)).to_numpy(float)
 
-# %% ../nbs/17_evaluation.ipynb #c6802b3c
+# %% ../nbs/17_evaluation.ipynb #a8154f91
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -69,7 +71,7 @@ def _check_table(
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, "
                          "or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #2a1b1cf3
+# %% ../nbs/17_evaluation.ipynb #c322cfae
 def check_tables(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
@@ -105,7 +107,7 @@ def check_tables(
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
     return objects if crowds else objects[~is_crowd(objects)].reset_index(drop=True), detections, names
 
-# %% ../nbs/17_evaluation.ipynb #0b7e9846
+# %% ../nbs/17_evaluation.ipynb #599c51f2
 def greedy_match(
     iou: np.ndarray,                             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float | Sequence[float] = 0.5,  # smallest IoU of a match, above 0; or T of them
@@ -132,14 +134,14 @@ def greedy_match(
             free[found, column[found]] = False if crowd is None else crowd[column[found]]
     return matched if np.ndim(iou_threshold) else matched[0]
 
-# %% ../nbs/17_evaluation.ipynb #315a8438
+# %% ../nbs/17_evaluation.ipynb #77927a29
 def table_boxes(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
     return torch.as_tensor(table[CORNERS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #34b0668d
+# %% ../nbs/17_evaluation.ipynb #aa4ea5d9
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -153,11 +155,11 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(table_boxes(pred), table_boxes(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #0783a3f2
+# %% ../nbs/17_evaluation.ipynb #517146be
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
-# %% ../nbs/17_evaluation.ipynb #dfd34bc8
+# %% ../nbs/17_evaluation.ipynb #9974ae67
 class Matches(NamedTuple):
     """All detections by falling score, and what each is worth at every IoU threshold.
 
@@ -173,7 +175,7 @@ class Matches(NamedTuple):
     object_row: np.ndarray      # (T, D) row of the truth that is matched, or -1
     objects: np.ndarray         # (N, C) number of true boxes that count
 
-# %% ../nbs/17_evaluation.ipynb #fd8b8659
+# %% ../nbs/17_evaluation.ipynb #5c72d622
 def _cells(
     numbers: np.ndarray,        # (R,) cell of each row
 ) -> dict[int, np.ndarray]:     # cell -> its rows, in order
@@ -182,7 +184,7 @@ def _cells(
     cells, starts = np.unique(numbers[order], return_index=True)
     return dict(zip(cells.tolist(), np.split(order, starts[1:]), strict=True)) if len(cells) else {}
 
-# %% ../nbs/17_evaluation.ipynb #018c5e59
+# %% ../nbs/17_evaluation.ipynb #f2d99024
 def _overlaps(
     boxes: torch.Tensor,     # (P, 4) xyxy, detections
     gt_boxes: torch.Tensor,  # (G, 4) xyxy
@@ -195,7 +197,7 @@ def _overlaps(
         iou = torch.where(torch.as_tensor(crowd), inside, iou)
     return iou.nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #34ab5f29
+# %% ../nbs/17_evaluation.ipynb #405d17e5
 def _ranked(
     table: pd.DataFrame,  # detections
     image: np.ndarray,    # (rows,) number of the image
@@ -207,7 +209,7 @@ def _ranked(
     rank = pd.Series(cell[order]).groupby(cell[order]).cumcount().to_numpy()
     return order[rank < limit]
 
-# %% ../nbs/17_evaluation.ipynb #05c528f6
+# %% ../nbs/17_evaluation.ipynb #6f4b3ee7
 def match_detections(
     truth: pd.DataFrame,                                 # boxes table, at least one row an image; iscrowd, area if known
     predictions: pd.DataFrame | None,                    # boxes table with score
@@ -242,10 +244,10 @@ def match_detections(
     return Matches(names, list(classes), thresholds, image, label, detections["score"].to_numpy(float),
                    hit, kept, matched, counts)
 
-# %% ../nbs/17_evaluation.ipynb #6822c2c1
+# %% ../nbs/17_evaluation.ipynb #9b4607bf
 ALL_CLASSES = "all classes"
 
-# %% ../nbs/17_evaluation.ipynb #9d9076a5
+# %% ../nbs/17_evaluation.ipynb #49be85c6
 def _threshold_index(
     matches: Matches,      # of match_detections
     iou_threshold: float,  # one of its thresholds
@@ -257,7 +259,7 @@ def _threshold_index(
                          f"use one of {', '.join(f'{t:g}' for t in matches.iou_thresholds)} or match again.")
     return int(near[0])
 
-# %% ../nbs/17_evaluation.ipynb #6b23b145
+# %% ../nbs/17_evaluation.ipynb #93db8ff8
 def precision_recall(
     matches: Matches,             # of match_detections
     iou_threshold: float = 0.5,   # one of its thresholds
@@ -277,7 +279,7 @@ def precision_recall(
         curves.append(curve)
     return pd.concat(curves, ignore_index=True)
 
-# %% ../nbs/17_evaluation.ipynb #4111da26
+# %% ../nbs/17_evaluation.ipynb #1156a264
 def _area_under_curve(
     hit: np.ndarray,          # (D,) of one class, by falling score
     weight: np.ndarray,       # (W, D) how often each detection counts
@@ -294,7 +296,7 @@ def _area_under_curve(
     reached = recall if grid is None else np.searchsorted(grid, recall, side="right") / len(grid)
     return np.where(objects > 0, (best * np.diff(reached, axis=1, prepend=0)).sum(axis=1), np.nan)
 
-# %% ../nbs/17_evaluation.ipynb #c8110b24
+# %% ../nbs/17_evaluation.ipynb #c8b3cfe2
 def average_precision(
     matches: Matches,                    # of match_detections
     *,
@@ -315,14 +317,14 @@ def average_precision(
             result[:, label, threshold] = _area_under_curve(hit, weight, objects[:, label], grid)
     return result[0] if weights is None else result
 
-# %% ../nbs/17_evaluation.ipynb #34b4c5a3
+# %% ../nbs/17_evaluation.ipynb #d062152a
 def _defined(
     value: float,    # -1 where COCO's program has no answer
 ) -> float | None:   # None there
     "A number of COCO's program; it writes -1 where there is no true box."
     return None if value < 0 else float(value)
 
-# %% ../nbs/17_evaluation.ipynb #d1476254
+# %% ../nbs/17_evaluation.ipynb #aded1233
 def _coco_summary(
     truth: COCO,          # what is true
     found: COCO,          # what was predicted, the same images and categories
@@ -344,7 +346,7 @@ def _coco_summary(
                             for k, category in enumerate(evaluation.params.catIds)}
     return metrics
 
-# %% ../nbs/17_evaluation.ipynb #3989bb8d
+# %% ../nbs/17_evaluation.ipynb #6756c14b
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -355,7 +357,19 @@ def coco_metrics_from_coco(
     truth = COCO(ground_truth, use_deepcopy=True)
     return _coco_summary(truth, truth.loadRes(detections), max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #304d7ac3
+# %% ../nbs/17_evaluation.ipynb #50902d80
+@contextmanager
+def _no_garbage_search():
+    "Python's search for cyclic garbage waits until the block is done; what was switched off before stays off."
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+# %% ../nbs/17_evaluation.ipynb #a5098a76
 def _coco(
     table: pd.DataFrame,   # rows with boxes; score, area and iscrowd where it has them
     names: list[str],      # images; their numbers are 1, 2, …
@@ -370,12 +384,13 @@ def _coco(
     if "score" in table:
         columns["score"] = table["score"].to_numpy(float)
     # Columns are turned into lists first: that is several times faster than reading a table row by row.
-    rows = zip(*[values.tolist() for values in columns.values()], strict=True)
-    annotations = [dict(zip(columns, row), id=number) for number, row in enumerate(rows, start=1)]
+    with _no_garbage_search():
+        rows = zip(*[values.tolist() for values in columns.values()], strict=True)
+        annotations = [dict(zip(columns, row), id=number) for number, row in enumerate(rows, start=1)]
     return COCO({"images": [{"id": number} for number in range(1, len(names) + 1)], "annotations": annotations,
                  "categories": [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]})
 
-# %% ../nbs/17_evaluation.ipynb #fc4c233d
+# %% ../nbs/17_evaluation.ipynb #56a30571
 def coco_metrics(
     truth: pd.DataFrame,               # boxes table, at least one row an image; iscrowd and area if known
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
@@ -389,7 +404,7 @@ def coco_metrics(
     names = sorted(names)
     return _coco_summary(_coco(objects, names, classes), _coco(detections, names, classes), max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #84b4751b
+# %% ../nbs/17_evaluation.ipynb #a6e21067
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -414,7 +429,7 @@ def top_detections(
     top = top.fillna({"gt_class": BACKGROUND, "pred_class": BACKGROUND}).reset_index(drop=True)
     return top.assign(correct=top["gt_class"] == top["pred_class"])
 
-# %% ../nbs/17_evaluation.ipynb #15b1003b
+# %% ../nbs/17_evaluation.ipynb #926e8041
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -427,7 +442,7 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #5df00bb0
+# %% ../nbs/17_evaluation.ipynb #fadfef03
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -441,7 +456,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #439fd80d
+# %% ../nbs/17_evaluation.ipynb #a6a8000c
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -458,7 +473,7 @@ def confusion(
         return np.array([[len(top)]])
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #8511912b
+# %% ../nbs/17_evaluation.ipynb #3e39a906
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -483,7 +498,7 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #2524cd90
+# %% ../nbs/17_evaluation.ipynb #790999a2
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -506,7 +521,7 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #7177235d
+# %% ../nbs/17_evaluation.ipynb #27e7b501
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
@@ -523,7 +538,7 @@ def worst_images(
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #aff602c2
+# %% ../nbs/17_evaluation.ipynb #acf0e5be
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -534,7 +549,7 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #195160c7
+# %% ../nbs/17_evaluation.ipynb #fb8d9976
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
