@@ -130,6 +130,15 @@ def test_ours_and_the_library_agree_on_ties(seed):
             assert list(theirs["per_class"].values()) == each
 
 
+def test_two_objects_that_overlap_equally():
+    # The first detection covers both heads with IoU 9/11 and takes the last; the second, IoU 8/12 with the last, goes empty.
+    truth = pd.DataFrame({"name": "a", "x1": [0.0, 2.0], "x2": [10.0, 12.0], "y1": 0.0, "y2": 10.0, "classname": "HC"})
+    predictions = pd.DataFrame({"name": "a", "x1": [1.0, 4.0], "x2": [11.0, 14.0], "y1": 0.0, "y2": 10.0, "classname": "HC",
+                                "score": [0.9, 0.8]})
+    assert match_detections(truth, predictions, ["HC"]).hit[0].tolist() == [1, 0]
+    assert coco_metrics(truth, predictions, ["HC"])["AP50"] == pytest.approx(51 / 101)
+
+
 @pytest.mark.parametrize("points, expected", [(101, (51 + 50 * 2 / 3) / 101), (11, (6 + 5 * 2 / 3) / 11), (None, 0.5 + 0.5 * 2 / 3)])
 def test_the_curve_read_three_ways(points, expected):
     # right, wrong, right; two objects: precision 1 up to recall 1/2, then 2/3
