@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['MEASURES', 'ellipse_circumference', 'measure_boxes', 'fit_factors', 'size_pairs', 'size_errors']
 
-# %% ../nbs/17c_biometry.ipynb #42804c51
+# %% ../nbs/17c_biometry.ipynb #0469e1f8
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from .evaluation import check_tables, is_crowd, match_detections
 
-# %% ../nbs/17c_biometry.ipynb #e48c35f4
+# %% ../nbs/17c_biometry.ipynb #6b2039e0
 def ellipse_circumference(
     width,    # of the box, any unit; number or array
     height,   # of the box, the same unit
@@ -20,10 +20,10 @@ def ellipse_circumference(
     "Circumference of the ellipse in a box, however it is turned: π·diagonal/√2, exact for a circle."
     return np.pi * np.hypot(width, height) / np.sqrt(2)
 
-# %% ../nbs/17c_biometry.ipynb #1832c4da
+# %% ../nbs/17c_biometry.ipynb #acd14177
 MEASURES = {"AC": "circumference", "HC": "circumference", "FL": "length", "HUM": "length"}
 
-# %% ../nbs/17c_biometry.ipynb #e91af02c
+# %% ../nbs/17c_biometry.ipynb #e348418a
 def measure_boxes(
     table: pd.DataFrame,                          # boxes table, with pixel_size in mm per pixel
     *,
@@ -46,7 +46,7 @@ def measure_boxes(
                      [ellipse_circumference(width, height), np.hypot(width, height)], np.nan)
     return size * spacing * table["classname"].map(dict(factors or {})).fillna(1.0).to_numpy(float)
 
-# %% ../nbs/17c_biometry.ipynb #b1484f13
+# %% ../nbs/17c_biometry.ipynb #b5d0d2e6
 def fit_factors(
     table: pd.DataFrame,                     # boxes table of training images, with pixel_size and size_mm
     *,
@@ -58,7 +58,7 @@ def fit_factors(
     ratio = table["size_mm"].to_numpy(float) / measure_boxes(table, measures=measures)
     return pd.Series(ratio, table["classname"].to_numpy()).dropna().groupby(level=0).mean().to_dict()
 
-# %% ../nbs/17c_biometry.ipynb #674818fc
+# %% ../nbs/17c_biometry.ipynb #4e42a119
 def size_pairs(
     truth: pd.DataFrame,                          # boxes table with pixel_size, and size_mm where it is known
     predictions: pd.DataFrame | None,             # boxes table with score
@@ -86,7 +86,7 @@ def size_pairs(
     kept = objects["classname"].isin(list(measures)) & pairs["truth"].notna() & ~is_crowd(objects)
     return pairs[kept].reset_index(drop=True)
 
-# %% ../nbs/17c_biometry.ipynb #967e0cb4
+# %% ../nbs/17c_biometry.ipynb #5b3dc7dd
 def size_errors(
     pairs: pd.DataFrame,   # of size_pairs: classname truth measured
 ) -> pd.DataFrame:         # one row a class, then "all"; count missing bias low high mean_error (mm) mean_percent

@@ -6,7 +6,7 @@
 __all__ = ['ERROR_KINDS', 'best_thresholds', 'error_kinds', 'error_gains', 'reliability', 'expected_calibration_error',
            'group_numbers', 'resample_weights', 'bootstrap_intervals', 'compare_models']
 
-# %% ../nbs/17b_errors.ipynb #266ab855
+# %% ../nbs/17b_errors.ipynb #bbedbc0b
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from .evaluation import (COCO_THRESHOLDS, Matches, average_precision, check_tabl
                                     wilson_interval)
 from .iou import box_iou
 
-# %% ../nbs/17b_errors.ipynb #678b0e7e
+# %% ../nbs/17b_errors.ipynb #c81a3b79
 def best_thresholds(
     curves: pd.DataFrame,  # of evaluation.precision_recall, on validation images
 ) -> pd.DataFrame:         # classname score precision recall f1; one row a class, the last one all classes pooled
@@ -27,10 +27,10 @@ def best_thresholds(
     best = best.sort_values("classname", key=lambda names: names.map(order.index), kind="stable")
     return best[["classname", "score", "precision", "recall", "f1"]].reset_index(drop=True)
 
-# %% ../nbs/17b_errors.ipynb #5b59dfb7
+# %% ../nbs/17b_errors.ipynb #56ea1f00
 ERROR_KINDS = ("class", "box", "both", "duplicate", "background", "missed")
 
-# %% ../nbs/17b_errors.ipynb #4d9f3bf8
+# %% ../nbs/17b_errors.ipynb #1cab0255
 class _Diagnosis(NamedTuple):
     "What is wrong with each detection, and which objects nobody found."
     matches: Matches          # at one IoU threshold
@@ -40,7 +40,7 @@ class _Diagnosis(NamedTuple):
     target: np.ndarray        # (D,) row of the object that a class or box error meant, else -1
     missed: np.ndarray        # (G,) bool
 
-# %% ../nbs/17b_errors.ipynb #20b5d51b
+# %% ../nbs/17b_errors.ipynb #d069c147
 def _kinds_of_image(
     iou: np.ndarray,         # (P, G) IoU of false positives with the true boxes of the image
     same: np.ndarray,        # (P, G) bool: equal classes
@@ -58,7 +58,7 @@ def _kinds_of_image(
     target = np.select([kind == "box", kind == "class"], [with_same.argmax(axis=1), with_other.argmax(axis=1)], -1)
     return kind, target
 
-# %% ../nbs/17b_errors.ipynb #5d9b39da
+# %% ../nbs/17b_errors.ipynb #16218f84
 def _diagnose(
     truth: pd.DataFrame,               # boxes table
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -87,7 +87,7 @@ def _diagnose(
     missed = ~is_crowd(objects) & ~np.isin(np.arange(len(objects)), [*matches.object_row[0], *target])
     return _Diagnosis(matches, objects, detections, kind, target, missed)
 
-# %% ../nbs/17b_errors.ipynb #b6ce0511
+# %% ../nbs/17b_errors.ipynb #4b3b7bbc
 def error_kinds(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -103,7 +103,7 @@ def error_kinds(
     detections = found.detections.assign(kind=found.kind)[columns]
     return pd.concat([part for part in (detections, missed) if len(part)] or [missed], ignore_index=True)
 
-# %% ../nbs/17b_errors.ipynb #b5ef00c3
+# %% ../nbs/17b_errors.ipynb #ba0f8168
 def _mended(
     found: _Diagnosis,
     kind: str,          # an error kind, "false positives" or "false negatives"
@@ -127,7 +127,7 @@ def _mended(
         hit[0, first], label[first] = 1, gt_label[found.target[first]]
     return matches._replace(hit=hit, label=label)
 
-# %% ../nbs/17b_errors.ipynb #d771e318
+# %% ../nbs/17b_errors.ipynb #7a56f01a
 def error_gains(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -145,7 +145,7 @@ def error_gains(
     gains = [_mean_ap(average_precision(_mended(found, kind))[None])[0] - base for kind in counts]
     return pd.DataFrame({"count": counts.values(), "gain": gains}, index=list(counts))
 
-# %% ../nbs/17b_errors.ipynb #6f9e9c69
+# %% ../nbs/17b_errors.ipynb #c90a99f0
 def _mean_ap(
     ap: np.ndarray,   # (W, C, T), NaN for classes without true boxes
 ) -> np.ndarray:      # (W,) mean of what is defined; NaN where nothing is
@@ -154,7 +154,7 @@ def _mean_ap(
     count = defined.sum(axis=(1, 2))
     return np.divide(np.where(defined, ap, 0).sum(axis=(1, 2)), count, out=np.full(len(ap), np.nan), where=count > 0)
 
-# %% ../nbs/17b_errors.ipynb #0cc7209f
+# %% ../nbs/17b_errors.ipynb #23ce94aa
 def reliability(
     matches: Matches,           # of match_detections
     *,
@@ -179,7 +179,7 @@ def reliability(
     ends = [wilson_interval(k, n) if n else (np.nan, np.nan) for k, n in zip(rights.astype(int), count, strict=True)]
     return table.assign(low=[end[0] for end in ends], high=[end[1] for end in ends])
 
-# %% ../nbs/17b_errors.ipynb #1f23029c
+# %% ../nbs/17b_errors.ipynb #48b5023a
 def expected_calibration_error(
     bins: pd.DataFrame,  # of reliability
 ) -> float:              # between 0 and 1; NaN without detections
@@ -188,7 +188,7 @@ def expected_calibration_error(
         return float("nan")
     return float((bins["count"] * (bins["precision"] - bins["mean_score"]).abs()).sum() / bins["count"].sum())
 
-# %% ../nbs/17b_errors.ipynb #aefe1c3c
+# %% ../nbs/17b_errors.ipynb #b820143b
 def group_numbers(
     truth: pd.DataFrame,          # boxes table
     images: list[str],            # image names
@@ -206,7 +206,7 @@ def group_numbers(
     keys = [("image", name) if alone else ("group", value) for name, value, alone in zip(images, of_image, own, strict=True)]
     return pd.factorize(pd.Series(keys, dtype=object))[0]
 
-# %% ../nbs/17b_errors.ipynb #4595736c
+# %% ../nbs/17b_errors.ipynb #ffec0bbe
 def resample_weights(
     groups: np.ndarray,                 # (N,) number of each image's group, from 0
     resamples: int,                     # W
@@ -218,7 +218,7 @@ def resample_weights(
     count = int(groups.max()) + 1
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)[:, groups]
 
-# %% ../nbs/17b_errors.ipynb #74e46c92
+# %% ../nbs/17b_errors.ipynb #5019ea16
 def _headline(
     matches: Matches,      # at COCO's thresholds
     top: pd.DataFrame,     # of top_detections, rows in the order of matches.images
@@ -237,7 +237,7 @@ def _headline(
                          "accuracy": weights @ top["correct"].to_numpy(float) / total,
                          "mean_iou": np.divide(overlap, objects, out=np.full(len(weights), np.nan), where=objects > 0)})
 
-# %% ../nbs/17b_errors.ipynb #7816d72c
+# %% ../nbs/17b_errors.ipynb #3ad9a191
 def _prepared(
     truth: pd.DataFrame,               # boxes table
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -247,7 +247,7 @@ def _prepared(
     matches = match_detections(truth, predictions, classes, iou_thresholds=COCO_THRESHOLDS)
     return matches, top_detections(truth, predictions).set_index("name").loc[matches.images].reset_index()
 
-# %% ../nbs/17b_errors.ipynb #49bcec0e
+# %% ../nbs/17b_errors.ipynb #61bb95b2
 def _interval(
     samples: pd.DataFrame,  # (W,) rows, a column for every number
     confidence: float,      # coverage
@@ -258,7 +258,7 @@ def _interval(
     ends = samples.quantile([(1 - confidence) / 2, (1 + confidence) / 2]).T
     return ends.set_axis(["low", "high"], axis=1)
 
-# %% ../nbs/17b_errors.ipynb #06df1df8
+# %% ../nbs/17b_errors.ipynb #34871879
 def bootstrap_intervals(
     truth: pd.DataFrame,                  # boxes table, at least one row an image
     predictions: pd.DataFrame | None,     # boxes table with score
@@ -275,7 +275,7 @@ def bootstrap_intervals(
     value = _headline(matches, top, np.ones((1, len(matches.images))))
     return pd.concat([value.T.set_axis(["value"], axis=1), _interval(_headline(matches, top, weights), confidence)], axis=1)
 
-# %% ../nbs/17b_errors.ipynb #1ef89729
+# %% ../nbs/17b_errors.ipynb #4e0e21e5
 def _stacked(
     a: Matches,    # of one model
     b: Matches,    # of another one on the same images
@@ -289,7 +289,7 @@ def _stacked(
                       label=np.concatenate([a.label, b.label])[order],
                       hit=np.concatenate([a.hit, b.hit], axis=1)[:, order], objects=np.concatenate([a.objects, b.objects]))
 
-# %% ../nbs/17b_errors.ipynb #edf1517b
+# %% ../nbs/17b_errors.ipynb #5dcb70d9
 def compare_models(
     truth: pd.DataFrame,                  # boxes table, at least one row an image
     predictions_a: pd.DataFrame | None,   # boxes table with score
