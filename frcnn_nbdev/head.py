@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TwoMLPHead', 'FastRCNNConvFCHead', 'FastRCNNPredictor', 'at_least_float32', 'fastrcnn_losses', 'select_detections',
-           'RoIHeads']
+           'linear_of_pooled', 'may_exchange', 'pool_and_head', 'RoIHeads']
 
-# %% ../nbs/13_head.ipynb #6149218a
+# %% ../nbs/13_head.ipynb #8eb1e3f8
 from collections.abc import Callable
 
 import torch
@@ -18,8 +18,9 @@ from .boxes import clip_boxes_to_image, decode_boxes
 from .iou import Matcher
 from .nms import batched_nms
 from .proposal_targets import sample_proposals
+from .roi_pool import MultiScaleRoIAlign, SparseMap, cell_rows, is_sparse_product, rois_to_map
 
-# %% ../nbs/13_head.ipynb #4be1c9d9
+# %% ../nbs/13_head.ipynb #60b0972f
 class TwoMLPHead(nn.Module):
     "Two fully connected layers over the flattened RoI features, each followed by a ReLU."
     def __init__(
@@ -34,7 +35,7 @@ class TwoMLPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:   # (R, C, 7, 7) → (R, representation_size)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
 
-# %% ../nbs/13_head.ipynb #fc18e184
+# %% ../nbs/13_head.ipynb #02be568c
 class FastRCNNConvFCHead(nn.Sequential):
     "Convolutions, then fully connected layers: the box head of `fasterrcnn_resnet50_fpn_v2`."
     def __init__(
@@ -61,7 +62,7 @@ class FastRCNNConvFCHead(nn.Sequential):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-# %% ../nbs/13_head.ipynb #f2cbf1e2
+# %% ../nbs/13_head.ipynb #8629492c
 class FastRCNNPredictor(nn.Module):
     "Class logits, and for every class four deltas."
     def __init__(
@@ -77,14 +78,14 @@ class FastRCNNPredictor(nn.Module):
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
-# %% ../nbs/13_head.ipynb #c470c8ee
+# %% ../nbs/13_head.ipynb #3faaf841
 def at_least_float32(
     x: Tensor,
 ) -> Tensor:      # float32 for half precision, else as it was
     "Half precision is for layers: bfloat16 has 8 bits, which puts a box at pixel 500 on a grid of 2 pixels."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/13_head.ipynb #d5e7b136
+# %% ../nbs/13_head.ipynb #abc37f33
 def fastrcnn_losses(
     class_logits: Tensor,    # (R, C)
     box_deltas: Tensor,      # (R, 4C)
@@ -102,7 +103,7 @@ def fastrcnn_losses(
     loss_box = F.smooth_l1_loss(predicted, target_deltas[objects].to(predicted.dtype), beta=beta, reduction="sum")
     return {"loss_classifier": F.cross_entropy(class_logits, labels), "loss_box_reg": loss_box / len(labels)}
 
-# %% ../nbs/13_head.ipynb #4ed2bb80
+# %% ../nbs/13_head.ipynb #5346146f
 def select_detections(
     class_logits: Tensor,        # (R, C) of one image
     box_deltas: Tensor,          # (R, 4C)
@@ -123,10 +124,60 @@ def select_detections(
     boxes = clip_boxes_to_image(decode_boxes(deltas, proposals[roi], weights), image_size)
     keep = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= 1e-2).all(dim=1))[0]
     boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-    keep = batched_nms(boxes, scores, labels, nms_thresh)[:detections_per_img]
+    keep = batched_nms(boxes, scores, labels, nms_thresh, detections_per_img)
     return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
 
-# %% ../nbs/13_head.ipynb #d3970e55
+# %% ../nbs/13_head.ipynb #7e3225d0
+def linear_of_pooled(
+    linear: nn.Linear,     # B·C → F, B bins
+    rows: Tensor,          # (M, C) cells of all maps
+    columns: Tensor,       # (R·B, K) int64, which cells each bin reads
+    weights: Tensor,       # (R·B, K), and how much of each
+) -> Tensor:               # (R, F)
+    "`linear` of the flattened RoI features, with the layer first and the pooling second."
+    channels, features = rows.shape[1], linear.out_features
+    bins = linear.in_features // channels
+    by_cell = linear.weight.view(features, channels, bins).permute(1, 2, 0).reshape(channels, bins * features)
+    answers = (rows @ by_cell).view(-1, features)           # (M·B, F), bin fastest
+    wide = torch.promote_types(answers.dtype, torch.float32)
+    bin_of_row = torch.arange(len(columns)) % bins
+    columns = (columns * bins + bin_of_row[:, None]).view(-1, bins * columns.shape[1])
+    pooled = SparseMap.apply(answers.to(wide), columns, weights.to(wide).view(columns.shape))
+    return pooled if linear.bias is None else pooled + linear.bias
+
+# %% ../nbs/13_head.ipynb #8fe8b181
+def may_exchange(
+    box_roi_pool: nn.Module,
+    box_head: nn.Module,
+) -> bool:
+    "Whether pooling and first layer are the linear ones of this library, and nobody listens between them."
+    if type(box_roi_pool) is not MultiScaleRoIAlign or type(box_head) is not TwoMLPHead:
+        return False
+    parts = (box_roi_pool, box_head, box_head.fc6)
+    return type(box_head.fc6) is nn.Linear and not any(p._forward_hooks or p._forward_pre_hooks for p in parts)
+
+# %% ../nbs/13_head.ipynb #baffeb6c
+def pool_and_head(
+    box_roi_pool: nn.Module,
+    box_head: nn.Module,
+    features: dict[str, Tensor],            # name → (N, C, H, W)
+    rois: list[Tensor],                     # per image (R, 4) xyxy, pixels
+    image_sizes: list[tuple[int, int]],
+) -> Tensor:                                # (ΣR, F)
+    "The head's answer for all RoIs. Its first layer comes before the pooling where that is clearly less work."
+    if not may_exchange(box_roi_pool, box_head):
+        return box_head(box_roi_pool(features, rois, image_sizes))
+    maps, flat_rois, levels, scales = box_roi_pool.assign(features, rois, image_sizes)
+    size, samples = box_roi_pool.output_size, box_roi_pool.sampling_ratio
+    if is_sparse_product(maps[0], flat_rois.shape[0] * size[0] * size[1], samples) and len(flat_rois):
+        maps = maps[:int(levels.max()) + 1]                              # small images need no coarse maps
+        if 2 * sum(len(m) * m.shape[2] * m.shape[3] for m in maps) <= len(flat_rois):
+            columns, weights = rois_to_map(maps, flat_rois, levels, scales, size, samples)
+            rows = torch.cat([cell_rows(m) for m in maps])
+            return F.relu(box_head.fc7(F.relu(linear_of_pooled(box_head.fc6, rows, columns, weights))))
+    return box_head(box_roi_pool(features, rois, image_sizes))
+
+# %% ../nbs/13_head.ipynb #a248c995
 class RoIHeads(nn.Module):
     "Sampling, pooling, head, losses and detections; torchvision's arguments, and `beta`."
     def __init__(
@@ -159,7 +210,7 @@ class RoIHeads(nn.Module):
         image_sizes: list[tuple[int, int]],
     ) -> tuple[Tensor, Tensor]:                 # (ΣR, C) logits, (ΣR, 4C) deltas
         "Class logits and deltas of all RoIs."
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, rois, image_sizes)))
+        return self.box_predictor(pool_and_head(self.box_roi_pool, self.box_head, features, rois, image_sizes))
 
     def losses(
         self,

@@ -5,24 +5,26 @@
 # %% auto #0
 __all__ = ['box_intersection', 'box_iou', 'generalized_box_iou', 'Matcher']
 
-# %% ../nbs/07_iou.ipynb #79cd7762
+# %% ../nbs/07_iou.ipynb #8a44c9b9
 import torch
 from torch import Tensor
 
 from .boxes import box_area
 
-# %% ../nbs/07_iou.ipynb #c6e4afd3
+# %% ../nbs/07_iou.ipynb #41743828
 def box_intersection(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
 ) -> Tensor:          # (..., R, S), pixels²
     "Area that each box of the first set shares with each box of the second."
-    top_left = torch.maximum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
-    bottom_right = torch.minimum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+    x1, y1, x2, y2 = boxes1[..., :, None, :].unbind(-1)                    # (..., R, 1) each
+    # The second set coordinate by coordinate: long runs in memory, which a processor compares 8 or 16 at once.
+    u1, v1, u2, v2 = boxes2.mT.contiguous()[..., None, :, :].unbind(-2)    # (..., 1, S) each
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
     return width * height
 
-# %% ../nbs/07_iou.ipynb #5c435663
+# %% ../nbs/07_iou.ipynb #043800fa
 def box_iou(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
@@ -34,7 +36,7 @@ def box_iou(
     union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
     return intersection / union
 
-# %% ../nbs/07_iou.ipynb #2250c4ab
+# %% ../nbs/07_iou.ipynb #d9db0eb7
 def generalized_box_iou(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
@@ -47,7 +49,7 @@ def generalized_box_iou(
     hull = (bottom_right - top_left).clamp(min=0).prod(-1)
     return intersection / union - (hull - union) / hull
 
-# %% ../nbs/07_iou.ipynb #5a4e1cdd
+# %% ../nbs/07_iou.ipynb #23388de9
 class Matcher:
     """For each prediction the index of its ground-truth box, or why it has none.
 

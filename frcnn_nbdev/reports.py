@@ -50,7 +50,7 @@ from .iou import box_iou
 from .labels import read_image, write_boxes_csv
 from .phantom import write_phantom
 from .plots import alt
-from .training import Training, fit, validate
+from .training import Training, fit, predict
 
 # %% ../nbs/19_reports.ipynb #87d7d161
 def report_folder() -> Path:
@@ -382,8 +382,7 @@ def predict_split(
     dataset: BoxesDataset,
 ) -> pd.DataFrame:         # boxes table with score, original pixels
     "The model's detections on a data set."
-    _, detections = validate(model, make_loader(dataset, run.params["batch_size"]), seed=run.params["seed"],
-                             description=dataset.split, progress=True)
+    detections = predict(model, make_loader(dataset, run.params["batch_size"]), description=dataset.split, progress=True)
     return predictions_table(dataset, detections, dataset.data.classes)
 
 # %% ../nbs/19_reports.ipynb #dd9b2bb1
