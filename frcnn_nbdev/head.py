@@ -179,7 +179,7 @@ def pool_and_head(
 
 # %% ../nbs/13_head.ipynb #a248c995
 class RoIHeads(nn.Module):
-    "Sampling, pooling, head, losses and detections; torchvision's arguments."
+    "Sampling, pooling, head, losses and detections; torchvision's arguments, and `beta`."
     def __init__(
         self,
         box_roi_pool: nn.Module,
@@ -193,6 +193,7 @@ class RoIHeads(nn.Module):
         score_thresh: float,
         nms_thresh: float,
         detections_per_img: int,
+        beta: float = 1 / 9,             # where smooth L1 turns from square to line: 1 / σ²
     ):
         super().__init__()
         self.box_roi_pool, self.box_head, self.box_predictor = box_roi_pool, box_head, box_predictor
@@ -200,7 +201,7 @@ class RoIHeads(nn.Module):
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.bbox_reg_weights = bbox_reg_weights or (10.0, 10.0, 5.0, 5.0)
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
-        self.detections_per_img = detections_per_img
+        self.detections_per_img, self.beta = detections_per_img, beta
 
     def predict(
         self,
@@ -223,7 +224,7 @@ class RoIHeads(nn.Module):
         rois, labels, deltas = sample_proposals(
             proposals, targets, self.proposal_matcher, batch_size_per_image=self.batch_size_per_image,
             positive_fraction=self.positive_fraction, weights=self.bbox_reg_weights, generator=generator)
-        return fastrcnn_losses(*self.predict(features, rois, image_sizes), labels, deltas)
+        return fastrcnn_losses(*self.predict(features, rois, image_sizes), labels, deltas, self.beta)
 
     def detections(
         self,

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
-           'pipeline_figure', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds', 'plot_calibration', 'plot_bland_altman']
+           'pipeline_figure', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
+           'plot_calibration', 'plot_bland_altman']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -705,6 +706,7 @@ _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "roi_pool": ("feature maps + RoIs → 7 × 7 features", ["roi_pool"]),
     "head": ("RoI features → classes, boxes, losses", ["head", "head_loss", "detections"]),
     "faster_rcnn": ("the assembled detector", _FORWARD),
+    "selective_search": ("image → proposals, nothing learned", ["image", "nms"]),
     "fast_rcnn": ("given proposals → detections",
                   ["features", "roi_pool", "head", "head_loss", "detections"]),
     "training": ("losses → trained weights", ["truth", "rpn_loss", "targets", "head_loss"]),
@@ -758,6 +760,30 @@ def pipeline_figure(
     for column in (2, 3, 6):
         arrow(column + 0.5, 0.07, column + 0.5, middle[1] - half_height)
     return fig
+
+# %% ../nbs/01_plots.ipynb #6f81127f
+def plot_proposal_recall(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],   # name → (numbers of proposals, recall at each)
+    *,
+    iou_threshold: float = 0.5,    # named on the axis
+    ax: Axes | None = None,        # where to draw; None: a new figure
+    title: str | None = None,      # above the curves
+) -> Axes:                         # a curve for each name
+    "Recall against the number of proposals an image, for several named ways to propose."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.6, 3.0), dpi=80, layout="constrained")
+    for index, (name, (counts, recall)) in enumerate(curves.items()):
+        if len(counts) != len(recall) or len(counts) == 0:
+            raise ValueError(f"the curve {name!r} has {len(counts)} counts and {len(recall)} values; give one for each.")
+        ax.plot(counts, recall, color=_COLORS[index % len(_COLORS)], linestyle=_DASHES[index % len(_DASHES)],
+                marker=_MARKERS[index % len(_MARKERS)], markersize=4, linewidth=1.8, label=name)
+    ax.set_xscale("log")
+    ax.set(ylim=(0, 1.04), xlabel="proposals an image", ylabel=f"recall at IoU {iou_threshold:g}")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, handlelength=2.8)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
 
 # %% ../nbs/01_plots.ipynb #evplot01
 def _by_class(
