@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from frcnn_nbdev.biometry import fit_factors, measure_boxes, size_errors, size_pairs
-from frcnn_nbdev.labels import read_hc18
+from frcnn_nbdev.formats import read_hc18
 
 
 @pytest.fixture(scope="module")
