@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG16_BN_Weights
 
-from .data import BoxesDataset, DetectionData
+from .batches import BoxesDataset
+from .data import DetectionData
 from frcnn_nbdev.faster_rcnn import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['FORMATS', 'WRITERS', 'read_json', 'read_hc18', 'read_voc', 'read_labelme', 'labelme_to_masks', 'rle_counts',
            'read_coco', 'read_yolo', 'read_solo', 'segmentation_mask', 'find_formats', 'detect_format', 'read_boxes',
-           'write_boxes', 'frcnn_boxes']
+           'write_boxes']
 
 # %% ../nbs/02b_formats.ipynb #4b769306
-import argparse
 import base64
 import contextlib
 import json
@@ -17,7 +16,6 @@ import os
 import re
 import reprlib
 import shutil
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -55,7 +53,6 @@ from frcnn_nbdev.labels import (
     list_files,
     list_images,
     map_files,
-    no_area,
     number_text,
     pair_rows,
     read_boxes_csv,
@@ -1306,61 +1303,3 @@ def _copy_in_place(images: list[dict], root: Path, place: Path) -> None:
             raise FileNotFoundError(f"{one['name']}: the image is missing; add it or remove its rows.")
         (place / one["name"]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / one["name"], place / one["name"])
-
-# %% ../nbs/02b_formats.ipynb #70e7e892
-def _summary(table: pd.DataFrame) -> list[str]:
-    "Lines that say what a table holds."
-    objects = table[table["classname"] != ""]
-    lines = [
-        f"{table['name'].nunique()} images, {len(objects)} boxes, {objects['classname'].nunique()} classes"
-    ]
-    splits = table["split"].replace("", "(no split)")
-    for (split, classname), rows in objects.groupby([splits[objects.index], "classname"]):
-        lines.append(f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images")
-    bad = table[no_area(table)]
-    lines += [f"  {row.name}: box {row.x1:g} {row.y1:g} {row.x2:g} {row.y2:g} has no area"
-              for row in bad.itertuples(index=False)]
-    return lines + _notes(table.attrs.get("findings", []))
-
-# %% ../nbs/02b_formats.ipynb #1129ba83
-def _notes(findings: list[dict]) -> list[str]:
-    "The first 20 findings, one a line."
-    lines = [f"  {one['severity']}: {one['name']}{': ' if one['name'] else ''}{one['problem']}; {one['fix']}"
-             for one in findings[:20]]
-    return lines + ([f"  … and {len(findings) - 20} more findings"] if len(findings) > 20 else [])
-
-# %% ../nbs/02b_formats.ipynb #6ce4fcb7
-def frcnn_boxes(
-    argv: list[str] | None = None,  # arguments; None: those of the shell
-) -> int:                           # exit code
-    "Console command: read a labelled folder and write its boxes."
-    parser = argparse.ArgumentParser("frcnn_boxes", description="Read a labelled folder and write its boxes.")
-    parser.add_argument("folder", help="folder of images and labels, or a CSV")
-    parser.add_argument("-o", "--output", required=True, help="CSV to write; with --to, a new folder")
-    parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="default: found out")
-    parser.add_argument("--to", default="csv", choices=list(WRITERS), help="format to write, default csv")
-    parser.add_argument("--one-object", action="store_true",
-                        help="color, mask: one box around all contours of a label")
-    parser.add_argument("--one-based", action="store_true", help="voc: xmin ymin count from 1")
-    args = parser.parse_args(argv)
-    options = {name: True for name in ("one_object", "one_based") if getattr(args, name)}
-    try:
-        format = args.format if args.format != "auto" else detect_format(args.folder)
-        for name in options:
-            if format not in {"one_object": ("color", "mask", "hc18"), "one_based": ("voc",)}[name]:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out."
-                )
-        also = find_formats(args.folder)[1:] if args.format == "auto" else []
-        table = read_boxes(args.folder, format=format, progress=sys.stderr.isatty(), **options)
-        root = Path(args.folder) if Path(args.folder).is_dir() else Path(args.folder).parent
-        if args.to == "csv":
-            notes = write_boxes_csv(table, args.output) and []
-        else:
-            notes = write_boxes(table, root, args.output, args.to)
-    except (ValueError, OSError) as error:
-        print(f"frcnn_boxes: {error}", file=sys.stderr)
-        return 1
-    passed = f" (also here, not read: {', '.join(also)})" if also else ""
-    print("\n".join([f"format: {format}{passed}", *_summary(table), f"written: {args.output}", *_notes(notes)]))
-    return 0

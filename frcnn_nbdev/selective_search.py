@@ -25,7 +25,8 @@ from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from tqdm import tqdm
 
-from .data import DetectionData, resize_image
+from .batches import resize_image
+from .data import DetectionData
 from .iou import box_iou
 from .labels import read_image
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from frcnn_nbdev import selective_search as search
-from frcnn_nbdev.data import load_boxes, make_loader, train_transforms
+from frcnn_nbdev.batches import make_loader, train_transforms
+from frcnn_nbdev.data import load_boxes
 from frcnn_nbdev.fast_rcnn import ProposalDataset, compact_fast_rcnn, fastrcnn_vgg16_bn, sampling_table
 from frcnn_nbdev.labels import read_image
 from frcnn_nbdev.training import fit, save_weights

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from frcnn_nbdev.data import frcnn_boxes
 from frcnn_nbdev.formats import (
     FORMATS,
     WRITERS,
     detect_format,
     find_formats,
-    frcnn_boxes,
     labelme_to_masks,
     read_boxes,
     read_coco,

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frcnn_nbdev.formats import frcnn_boxes, read_boxes
+from frcnn_nbdev.data import frcnn_boxes
+from frcnn_nbdev.formats import read_boxes
 from frcnn_nbdev.labels import BOX_COLUMNS, boxes_table, read_boxes_csv, write_boxes_csv
 
 REAL = Path(os.environ.get("FRCNN_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
@@ -193,7 +194,7 @@ def test_shell_says_format_counts_and_findings(tmp_path, capfd):
     label = picture(box=(5, 6, 30, 20))
     label[30:39, 40:55] = label[0:1, 50:51] = (0, 0, 128)  # a second object and a speck
     save(label_a(tmp_path / "in"), label)
-    assert frcnn_boxes([str(tmp_path / "in"), "-o", str(tmp_path / "boxes.csv")]) == 0
+    assert frcnn_boxes([str(tmp_path / "in"), "--check", "-o", str(tmp_path / "boxes.csv")]) == 1     # one image twice
     out = capfd.readouterr().out
     for words in ("format: color", "2 images, 3 boxes, 1 classes", "1 specks below 25 pixels", "2 separate contours are read as 2"):
         assert words in out
