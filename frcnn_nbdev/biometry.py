@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['MEASURES', 'ellipse_circumference', 'measure_boxes', 'fit_factors', 'size_pairs', 'size_errors']
 
-# %% ../nbs/17c_biometry.ipynb #0469e1f8
+# %% ../nbs/17c_biometry.ipynb #a05d614b
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from .evaluation import check_tables, is_crowd, match_detections
 
-# %% ../nbs/17c_biometry.ipynb #6b2039e0
+# %% ../nbs/17c_biometry.ipynb #28941fcf
 def ellipse_circumference(
     width,    # of the box, any unit; number or array
     height,   # of the box, the same unit
@@ -20,10 +20,10 @@ def ellipse_circumference(
     "Circumference of the ellipse in a box, however it is turned: π·diagonal/√2, exact for a circle."
     return np.pi * np.hypot(width, height) / np.sqrt(2)
 
-# %% ../nbs/17c_biometry.ipynb #acd14177
+# %% ../nbs/17c_biometry.ipynb #ff8b2a97
 MEASURES = {"AC": "circumference", "HC": "circumference", "FL": "length", "HUM": "length"}
 
-# %% ../nbs/17c_biometry.ipynb #e348418a
+# %% ../nbs/17c_biometry.ipynb #14ad81c9
 def measure_boxes(
     table: pd.DataFrame,                          # boxes table, with pixel_size in mm per pixel
     *,
@@ -39,14 +39,15 @@ def measure_boxes(
     spacing = table["pixel_size"].to_numpy(float)
     if (spacing <= 0).any():
         row = int((spacing <= 0).argmax())
-        raise ValueError(f"the pixel_size of {table['name'].iloc[row]} is {spacing[row]:g}; it must be above 0, or empty if unknown.")
+        raise ValueError(f"the pixel_size of {table['name'].iloc[row]} is {spacing[row]:g}; "
+                         "it must be above 0, or empty if unknown.")
     width, height = [(table[f"{axis}2"] - table[f"{axis}1"]).to_numpy(float) for axis in "xy"]
     what = table["classname"].map(dict(measures)).to_numpy(object)
     size = np.select([what == "circumference", what == "length"],
                      [ellipse_circumference(width, height), np.hypot(width, height)], np.nan)
     return size * spacing * table["classname"].map(dict(factors or {})).fillna(1.0).to_numpy(float)
 
-# %% ../nbs/17c_biometry.ipynb #b5d0d2e6
+# %% ../nbs/17c_biometry.ipynb #50607484
 def fit_factors(
     table: pd.DataFrame,                     # boxes table of training images, with pixel_size and size_mm
     *,
@@ -54,11 +55,12 @@ def fit_factors(
 ) -> dict[str, float]:                       # class -> factor for measure_boxes
     "Mean ratio of true to measured size of each class that can be measured."
     if "size_mm" not in table:
-        raise ValueError("the table has no column 'size_mm'; add the true size of each object in millimetres.")
+        raise ValueError("the table has no column 'size_mm'; "
+                         "add the true size of each object in millimetres.")
     ratio = table["size_mm"].to_numpy(float) / measure_boxes(table, measures=measures)
     return pd.Series(ratio, table["classname"].to_numpy()).dropna().groupby(level=0).mean().to_dict()
 
-# %% ../nbs/17c_biometry.ipynb #4e42a119
+# %% ../nbs/17c_biometry.ipynb #56528ab0
 def size_pairs(
     truth: pd.DataFrame,                          # boxes table with pixel_size, and size_mm where it is known
     predictions: pd.DataFrame | None,             # boxes table with score
@@ -66,15 +68,15 @@ def size_pairs(
     measures: Mapping[str, str] = MEASURES,       # class -> "circumference" or "length"
     factors: Mapping[str, float] | None = None,   # of fit_factors
     iou_threshold: float = 0.1,                   # smallest IoU of a detection that measures an object
-) -> pd.DataFrame:                                # name classname truth measured; mm, a row for every true object that can be measured
+) -> pd.DataFrame:                                # name classname truth measured (mm), a row an object
     """True and measured size of every object; measured is NaN where no detection of its class touches it.
 
     Without a column size_mm, or where it is empty, the true size is that of the true box."""
     objects, detections, _ = check_tables(truth, predictions, crowds=True)
     classes = sorted({*objects["classname"], *detections["classname"]})
     matches = match_detections(truth, predictions, classes, iou_thresholds=[iou_threshold])
-    spacing = objects.drop_duplicates("name").set_index("name")["pixel_size"] if "pixel_size" in objects else None
     true_size = measure_boxes(objects, measures=measures, factors=factors)
+    spacing = objects.drop_duplicates("name").set_index("name")["pixel_size"]
     if "size_mm" in objects:
         true_size = objects["size_mm"].fillna(pd.Series(true_size)).to_numpy(float)
     found = detections.assign(pixel_size=detections["name"].map(spacing))
@@ -86,10 +88,10 @@ def size_pairs(
     kept = objects["classname"].isin(list(measures)) & pairs["truth"].notna() & ~is_crowd(objects)
     return pairs[kept].reset_index(drop=True)
 
-# %% ../nbs/17c_biometry.ipynb #5b3dc7dd
+# %% ../nbs/17c_biometry.ipynb #8f664e29
 def size_errors(
     pairs: pd.DataFrame,   # of size_pairs: classname truth measured
-) -> pd.DataFrame:         # one row a class, then "all"; count missing bias low high mean_error (mm) mean_percent
+) -> pd.DataFrame:         # count missing bias low high mean_error mean_percent; a row a class, then all
     "Bias, limits of agreement (Bland and Altman 1986) and mean absolute error of the measured sizes."
     rows = {}
     for name, part in [*pairs.groupby("classname", sort=True), ("all", pairs)]:

@@ -6,20 +6,20 @@
 __all__ = ['ERROR_KINDS', 'best_thresholds', 'error_kinds', 'error_gains', 'reliability', 'expected_calibration_error',
            'group_numbers', 'resample_weights', 'bootstrap_intervals', 'compare_models']
 
-# %% ../nbs/17b_errors.ipynb #bbedbc0b
+# %% ../nbs/17b_errors.ipynb #86b2ac60
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from .evaluation import (COCO_THRESHOLDS, Matches, average_precision, check_tables,
-                                    is_crowd, match_detections, table_boxes, top_detections,
-                                    wilson_interval)
+                                    is_crowd, match_detections, table_boxes, threshold_index,
+                                    top_detections, wilson_interval)
 from .iou import box_iou
 
-# %% ../nbs/17b_errors.ipynb #c81a3b79
+# %% ../nbs/17b_errors.ipynb #e32e4b0b
 def best_thresholds(
     curves: pd.DataFrame,  # of evaluation.precision_recall, on validation images
-) -> pd.DataFrame:         # classname score precision recall f1; one row a class, the last one all classes pooled
+) -> pd.DataFrame:         # classname score precision recall f1; one row a class, pooled last
     "The score with the largest F1; of equal ones the highest. Classes without true boxes are left out."
     known = curves.dropna(subset="recall").sort_values("score", ascending=False, kind="stable")
     best = known.loc[known.groupby("classname", sort=False)["f1"].idxmax()]
@@ -27,10 +27,10 @@ def best_thresholds(
     best = best.sort_values("classname", key=lambda names: names.map(order.index), kind="stable")
     return best[["classname", "score", "precision", "recall", "f1"]].reset_index(drop=True)
 
-# %% ../nbs/17b_errors.ipynb #56ea1f00
+# %% ../nbs/17b_errors.ipynb #12fe0e3a
 ERROR_KINDS = ("class", "box", "both", "duplicate", "background", "missed")
 
-# %% ../nbs/17b_errors.ipynb #1cab0255
+# %% ../nbs/17b_errors.ipynb #7c1ed09a
 class _Diagnosis(NamedTuple):
     "What is wrong with each detection, and which objects nobody found."
     matches: Matches          # at one IoU threshold
@@ -40,7 +40,7 @@ class _Diagnosis(NamedTuple):
     target: np.ndarray        # (D,) row of the object that a class or box error meant, else -1
     missed: np.ndarray        # (G,) bool
 
-# %% ../nbs/17b_errors.ipynb #d069c147
+# %% ../nbs/17b_errors.ipynb #3ea75b20
 def _kinds_of_image(
     iou: np.ndarray,         # (P, G) IoU of false positives with the true boxes of the image
     same: np.ndarray,        # (P, G) bool: equal classes
@@ -55,10 +55,11 @@ def _kinds_of_image(
     cases = [(best_same >= background_iou) & (best_same < iou_threshold), best_other >= iou_threshold,
              best_same >= iou_threshold, np.maximum(best_same, best_other) < background_iou]
     kind = np.select(cases, ["box", "class", "duplicate", "background"], "both").astype(object)
-    target = np.select([kind == "box", kind == "class"], [with_same.argmax(axis=1), with_other.argmax(axis=1)], -1)
+    target = np.select([kind == "box", kind == "class"],
+                       [with_same.argmax(axis=1), with_other.argmax(axis=1)], -1)
     return kind, target
 
-# %% ../nbs/17b_errors.ipynb #16218f84
+# %% ../nbs/17b_errors.ipynb #1924cf65
 def _diagnose(
     truth: pd.DataFrame,               # boxes table
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -87,7 +88,7 @@ def _diagnose(
     missed = ~is_crowd(objects) & ~np.isin(np.arange(len(objects)), [*matches.object_row[0], *target])
     return _Diagnosis(matches, objects, detections, kind, target, missed)
 
-# %% ../nbs/17b_errors.ipynb #4b3b7bbc
+# %% ../nbs/17b_errors.ipynb #98d9f438
 def error_kinds(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -95,7 +96,7 @@ def error_kinds(
     *,
     iou_threshold: float = 0.5,        # IoU of a match
     background_iou: float = 0.1,       # below it there is nothing
-) -> pd.DataFrame:                     # boxes table with score and kind: detections by falling score, then missed objects
+) -> pd.DataFrame:                     # boxes table with score and kind; missed objects last
     "Every detection as right, ignored or one of ERROR_KINDS, and the objects that were missed (score NaN)."
     found = _diagnose(truth, predictions, classes, iou_threshold, background_iou)
     columns = ["name", "x1", "x2", "y1", "y2", "classname", "score", "kind"]
@@ -103,7 +104,7 @@ def error_kinds(
     detections = found.detections.assign(kind=found.kind)[columns]
     return pd.concat([part for part in (detections, missed) if len(part)] or [missed], ignore_index=True)
 
-# %% ../nbs/17b_errors.ipynb #ba0f8168
+# %% ../nbs/17b_errors.ipynb #cab841f3
 def _mended(
     found: _Diagnosis,
     kind: str,          # an error kind, "false positives" or "false negatives"
@@ -127,7 +128,7 @@ def _mended(
         hit[0, first], label[first] = 1, gt_label[found.target[first]]
     return matches._replace(hit=hit, label=label)
 
-# %% ../nbs/17b_errors.ipynb #7a56f01a
+# %% ../nbs/17b_errors.ipynb #7ae12a70
 def error_gains(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -135,60 +136,63 @@ def error_gains(
     *,
     iou_threshold: float = 0.5,        # IoU of a match, at which AP is taken
     background_iou: float = 0.1,       # below it there is nothing
-) -> pd.DataFrame:                     # rows ERROR_KINDS, false positives, false negatives; columns count, gain
+) -> pd.DataFrame:                     # count, gain; rows ERROR_KINDS, false positives, false negatives
     "What AP would gain if all errors of a kind were mended (Bolya et al. 2020); NaN without true boxes."
     found = _diagnose(truth, predictions, classes, iou_threshold, background_iou)
     base = _mean_ap(average_precision(found.matches)[None])[0]
-    counts = {kind: int((found.kind == kind).sum()) for kind in ERROR_KINDS} | {"missed": int(found.missed.sum())}
+    counts = {kind: int((found.kind == kind).sum()) for kind in ERROR_KINDS}
+    counts["missed"] = int(found.missed.sum())
     counts["false positives"] = int((found.matches.hit[0] == 0).sum())
     counts["false negatives"] = int(found.matches.objects.sum() - (found.matches.hit[0] == 1).sum())
     gains = [_mean_ap(average_precision(_mended(found, kind))[None])[0] - base for kind in counts]
     return pd.DataFrame({"count": counts.values(), "gain": gains}, index=list(counts))
 
-# %% ../nbs/17b_errors.ipynb #c90a99f0
+# %% ../nbs/17b_errors.ipynb #69234711
 def _mean_ap(
     ap: np.ndarray,   # (W, C, T), NaN for classes without true boxes
 ) -> np.ndarray:      # (W,) mean of what is defined; NaN where nothing is
     "COCO's mean over classes and thresholds."
     defined = ~np.isnan(ap)
     count = defined.sum(axis=(1, 2))
-    return np.divide(np.where(defined, ap, 0).sum(axis=(1, 2)), count, out=np.full(len(ap), np.nan), where=count > 0)
+    total = np.where(defined, ap, 0).sum(axis=(1, 2))
+    return np.divide(total, count, out=np.full(len(ap), np.nan), where=count > 0)
 
-# %% ../nbs/17b_errors.ipynb #23ce94aa
+# %% ../nbs/17b_errors.ipynb #11a1b062
 def reliability(
     matches: Matches,           # of match_detections
     *,
     iou_threshold: float = 0.5, # the IoU that makes a detection right; one of those that were matched
     bins: int = 10,             # of equal width, from 0 to 1
-) -> pd.DataFrame:              # lower upper count mean_score precision low high; one row a bin, NaN in empty ones
-    "Mean score and precision in bins of the score, with a 95 % Wilson interval of the precision."
-    near = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
-    if not len(near) or bins < 1:
-        raise ValueError(f"iou_threshold is {iou_threshold} and bins {bins}; give one of the thresholds "
-                         f"{', '.join(f'{t:g}' for t in matches.iou_thresholds)} and at least 1 bin.")
-    counted = matches.hit[near[0]] >= 0
-    score, right = matches.score[counted], matches.hit[near[0]][counted]
+) -> pd.DataFrame:              # lower upper count mean_score precision low high; a row a bin
+    "Mean score and precision in bins of the score, with a 95 % Wilson interval; NaN in empty bins."
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; give at least 1 bin.")
+    hit = matches.hit[threshold_index(matches, iou_threshold)]
+    score, right = matches.score[hit >= 0], hit[hit >= 0]
     if len(score) and not (score.min() >= 0 and score.max() <= 1):
-        raise ValueError(f"the scores reach from {score.min():g} to {score.max():g}; calibration needs scores in [0, 1].")
+        raise ValueError(f"the scores reach from {score.min():g} to {score.max():g}; "
+                         "calibration needs scores in [0, 1].")
     number = np.minimum((score * bins).astype(int), bins - 1)
     count = np.bincount(number, minlength=bins)
     sums, rights = [np.bincount(number, weights=values, minlength=bins) for values in (score, right)]
     edges = np.linspace(0, 1, bins + 1)
     table = pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], "count": count})
-    table["mean_score"], table["precision"] = sums / np.where(count, count, np.nan), rights / np.where(count, count, np.nan)
-    ends = [wilson_interval(k, n) if n else (np.nan, np.nan) for k, n in zip(rights.astype(int), count, strict=True)]
+    known = np.where(count > 0, count, np.nan)
+    table["mean_score"], table["precision"] = sums / known, rights / known
+    ends = [wilson_interval(k, n) if n else (np.nan, np.nan)
+            for k, n in zip(rights.astype(int), count, strict=True)]
     return table.assign(low=[end[0] for end in ends], high=[end[1] for end in ends])
 
-# %% ../nbs/17b_errors.ipynb #48b5023a
+# %% ../nbs/17b_errors.ipynb #068ec507
 def expected_calibration_error(
     bins: pd.DataFrame,  # of reliability
 ) -> float:              # between 0 and 1; NaN without detections
-    "Mean distance of precision and mean score, weighted by the number of detections in a bin (Naeini et al. 2015)."
+    "Mean distance of precision and mean score, weighted by the count of each bin (Naeini et al. 2015)."
     if not bins["count"].sum():
         return float("nan")
     return float((bins["count"] * (bins["precision"] - bins["mean_score"]).abs()).sum() / bins["count"].sum())
 
-# %% ../nbs/17b_errors.ipynb #b820143b
+# %% ../nbs/17b_errors.ipynb #562ba8ed
 def group_numbers(
     truth: pd.DataFrame,          # boxes table
     images: list[str],            # image names
@@ -203,10 +207,11 @@ def group_numbers(
         raise ValueError(f"the image {name} is in two groups; give all its rows the same {group!r}.")
     of_image = pairs.set_index("name")[group].reindex(images)
     own = of_image.isna() | (of_image == "")
-    keys = [("image", name) if alone else ("group", value) for name, value, alone in zip(images, of_image, own, strict=True)]
+    keys = [("image", name) if alone else ("group", value)
+            for name, value, alone in zip(images, of_image, own, strict=True)]
     return pd.factorize(pd.Series(keys, dtype=object))[0]
 
-# %% ../nbs/17b_errors.ipynb #ffec0bbe
+# %% ../nbs/17b_errors.ipynb #50717fe1
 def resample_weights(
     groups: np.ndarray,                 # (N,) number of each image's group, from 0
     resamples: int,                     # W
@@ -214,11 +219,13 @@ def resample_weights(
 ) -> np.ndarray:                        # (W, N) how often each image counts
     "Groups drawn with replacement, as many as there are, written as weights of their images."
     if resamples < 1 or not len(groups):
-        raise ValueError(f"{resamples} resamples of {len(groups)} images are none; give at least one of each.")
+        raise ValueError(f"{resamples} resamples of {len(groups)} images are none; "
+                         "give at least one of each.")
     count = int(groups.max()) + 1
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)[:, groups]
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, groups]
 
-# %% ../nbs/17b_errors.ipynb #5019ea16
+# %% ../nbs/17b_errors.ipynb #67b7a132
 def _headline(
     matches: Matches,      # at COCO's thresholds
     top: pd.DataFrame,     # of top_detections, rows in the order of matches.images
@@ -232,12 +239,12 @@ def _headline(
     known = top["iou"].notna().to_numpy()
     total, objects = weights.sum(axis=1), weights[:, known].sum(axis=1)
     overlap = weights[:, known] @ top["iou"].to_numpy(float)[known]
-    at = {name: int(np.flatnonzero(np.isclose(matches.iou_thresholds, t))[0]) for name, t in [("AP50", 0.5), ("AP75", 0.75)]}
-    return pd.DataFrame({"AP": _mean_ap(ap), **{name: _mean_ap(ap[:, :, [t]]) for name, t in at.items()},
-                         "accuracy": weights @ top["correct"].to_numpy(float) / total,
-                         "mean_iou": np.divide(overlap, objects, out=np.full(len(weights), np.nan), where=objects > 0)})
+    mean_iou = np.divide(overlap, objects, out=np.full(len(weights), np.nan), where=objects > 0)
+    return pd.DataFrame({"AP": _mean_ap(ap), "AP50": _mean_ap(ap[:, :, [threshold_index(matches, 0.5)]]),
+                         "AP75": _mean_ap(ap[:, :, [threshold_index(matches, 0.75)]]),
+                         "accuracy": weights @ top["correct"].to_numpy(float) / total, "mean_iou": mean_iou})
 
-# %% ../nbs/17b_errors.ipynb #3ad9a191
+# %% ../nbs/17b_errors.ipynb #0f3ecdc5
 def _prepared(
     truth: pd.DataFrame,               # boxes table
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -247,7 +254,7 @@ def _prepared(
     matches = match_detections(truth, predictions, classes, iou_thresholds=COCO_THRESHOLDS)
     return matches, top_detections(truth, predictions).set_index("name").loc[matches.images].reset_index()
 
-# %% ../nbs/17b_errors.ipynb #61bb95b2
+# %% ../nbs/17b_errors.ipynb #2292b82e
 def _interval(
     samples: pd.DataFrame,  # (W,) rows, a column for every number
     confidence: float,      # coverage
@@ -258,7 +265,7 @@ def _interval(
     ends = samples.quantile([(1 - confidence) / 2, (1 + confidence) / 2]).T
     return ends.set_axis(["low", "high"], axis=1)
 
-# %% ../nbs/17b_errors.ipynb #34871879
+# %% ../nbs/17b_errors.ipynb #9ab817e6
 def bootstrap_intervals(
     truth: pd.DataFrame,                  # boxes table, at least one row an image
     predictions: pd.DataFrame | None,     # boxes table with score
@@ -273,9 +280,10 @@ def bootstrap_intervals(
     matches, top = _prepared(truth, predictions, classes)
     weights = resample_weights(group_numbers(truth, matches.images, group), resamples, seed)
     value = _headline(matches, top, np.ones((1, len(matches.images))))
-    return pd.concat([value.T.set_axis(["value"], axis=1), _interval(_headline(matches, top, weights), confidence)], axis=1)
+    ends = _interval(_headline(matches, top, weights), confidence)
+    return pd.concat([value.T.set_axis(["value"], axis=1), ends], axis=1)
 
-# %% ../nbs/17b_errors.ipynb #4e0e21e5
+# %% ../nbs/17b_errors.ipynb #429fe8fd
 def _stacked(
     a: Matches,    # of one model
     b: Matches,    # of another one on the same images
@@ -289,7 +297,7 @@ def _stacked(
                       label=np.concatenate([a.label, b.label])[order],
                       hit=np.concatenate([a.hit, b.hit], axis=1)[:, order], objects=np.concatenate([a.objects, b.objects]))
 
-# %% ../nbs/17b_errors.ipynb #5dcb70d9
+# %% ../nbs/17b_errors.ipynb #637a5d88
 def compare_models(
     truth: pd.DataFrame,                  # boxes table, at least one row an image
     predictions_a: pd.DataFrame | None,   # boxes table with score
@@ -300,7 +308,7 @@ def compare_models(
     resamples: int = 1000,                # of the interval, and again of the test
     confidence: float = 0.95,             # coverage that is aimed at
     seed: int | np.random.Generator = 0,  # source of randomness
-) -> pd.DataFrame:                        # rows AP AP50 AP75 accuracy mean_iou; columns a b difference low high p
+) -> pd.DataFrame:                        # a b difference low high p; rows AP AP50 AP75 accuracy mean_iou
     "Difference b − a with a paired bootstrap interval, and the two-sided p of a paired permutation test."
     rng = np.random.default_rng(seed)
     (a, top_a), (b, top_b) = [_prepared(truth, table, classes) for table in (predictions_a, predictions_b)]
@@ -315,6 +323,7 @@ def compare_models(
     chance = (_headline(both, top, np.concatenate([swap, 1 - swap], axis=1))
               - _headline(both, top, np.concatenate([1 - swap, swap], axis=1)))
     difference = value_b - value_a
-    # The observed order is one of the possible ones; 1e-12 makes differences equal that only rounding tells apart.
+    # The observed order is one of the possible ones; 1e-12 evens out differences by rounding.
     p = (1 + (chance.abs() >= difference.abs() - 1e-12).sum()) / (resamples + 1)
-    return pd.DataFrame({"a": value_a, "b": value_b, "difference": difference, **ends, "p": p.where(difference.notna())})
+    return pd.DataFrame({"a": value_a, "b": value_b, "difference": difference, **ends,
+                         "p": p.where(difference.notna())})

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BACKGROUND', 'COCO_THRESHOLDS', 'SIZES', 'ALL_CLASSES', 'is_crowd', 'check_tables', 'greedy_match', 'table_boxes',
-           'Matches', 'match_detections', 'precision_recall', 'average_precision', 'coco_metrics_from_coco',
-           'coco_metrics', 'top_detections', 'wilson_interval', 'top_metrics', 'confusion', 'detection_confusion',
-           'image_scores', 'worst_images', 'evaluate']
+           'Matches', 'match_detections', 'threshold_index', 'precision_recall', 'average_precision',
+           'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval', 'top_metrics', 'confusion',
+           'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
 
-# %% ../nbs/17_evaluation.ipynb #20b5bffb
+# %% ../nbs/17_evaluation.ipynb #d62e5d0e
 import gc
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -23,35 +23,37 @@ from sklearn.metrics import confusion_matrix
 from .boxes import box_area
 from .iou import box_intersection, box_iou
 
-# %% ../nbs/17_evaluation.ipynb #c4233a98
+# %% ../nbs/17_evaluation.ipynb #de0ca163
 BACKGROUND = "background"
 
-# %% ../nbs/17_evaluation.ipynb #fb360504
+# %% ../nbs/17_evaluation.ipynb #e79b0f75
 CORNERS = ["x1", "y1", "x2", "y2"]
 
-# %% ../nbs/17_evaluation.ipynb #a6ba0ac4
+# %% ../nbs/17_evaluation.ipynb #67dc25b1
 def _objects(
     table: pd.DataFrame,  # boxes table
 ) -> pd.DataFrame:        # its rows that have a box, numbered from 0
     "The rows of a boxes table that hold an object."
     return table[table[CORNERS].notna().all(axis=1)].reset_index(drop=True)
 
-# %% ../nbs/17_evaluation.ipynb #1dc99732
+# %% ../nbs/17_evaluation.ipynb #c56dd2ee
 def is_crowd(
     table: pd.DataFrame,  # boxes table, with iscrowd if known
 ) -> np.ndarray:          # (rows,) bool
     "Which rows are regions of many objects that nobody counted; none if the table does not say."
     return table["iscrowd"].fillna(0).to_numpy(int) == 1 if "iscrowd" in table else np.zeros(len(table), bool)
 
-# %% ../nbs/17_evaluation.ipynb #21fe838a
+# %% ../nbs/17_evaluation.ipynb #1235664f
 def _areas(
     table: pd.DataFrame,  # rows with boxes, with area if known
 ) -> np.ndarray:          # (rows,) pixels²
     "The column area, and where it says nothing the area of the box."
     box_areas = (table["x2"] - table["x1"]).to_numpy(float) * (table["y2"] - table["y1"]).to_numpy(float)
-    return box_areas if "area" not in table else table["area"].fillna(pd.Series(box_areas, table.index)).to_numpy(float)
+    if "area" not in table:
+        return box_areas
+    return table["area"].fillna(pd.Series(box_areas, table.index)).to_numpy(float)
 
-# %% ../nbs/17_evaluation.ipynb #a8154f91
+# %% ../nbs/17_evaluation.ipynb #81703c27
 def _check_table(
     table: pd.DataFrame,     # boxes table
     what: str,               # "truth" or "predictions", for the message
@@ -71,7 +73,7 @@ def _check_table(
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, "
                          "or leave all empty.")
 
-# %% ../nbs/17_evaluation.ipynb #c322cfae
+# %% ../nbs/17_evaluation.ipynb #514dc56b
 def check_tables(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score; may have no row and no column
@@ -107,15 +109,15 @@ def check_tables(
                                  f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
     return objects if crowds else objects[~is_crowd(objects)].reset_index(drop=True), detections, names
 
-# %% ../nbs/17_evaluation.ipynb #599c51f2
+# %% ../nbs/17_evaluation.ipynb #7d656c0b
 def greedy_match(
     iou: np.ndarray,                             # (P, G) IoU, rows in the order in which they may choose
     iou_threshold: float | Sequence[float] = 0.5,  # smallest IoU of a match, above 0; or T of them
     *,
-    ignored: np.ndarray | None = None,           # (G,) bool: columns that do not count, taken only for want of others
+    ignored: np.ndarray | None = None,           # (G,) bool: columns that do not count
     crowd: np.ndarray | None = None,             # (G,) bool: columns that can be taken again and again
 ) -> np.ndarray:                                 # (P,) or (T, P): index of the matched column, or -1
-    "Each row takes the free column with the largest IoU if it reaches the threshold; ties take the last, as COCO."
+    "Each row takes the free column with the largest IoU that reaches the threshold; ties take the last (COCO)."
     thresholds = np.atleast_1d(np.asarray(iou_threshold, float))
     if not ((thresholds > 0) & (thresholds <= 1)).all():
         raise ValueError(f"the IoU threshold is {iou_threshold}; give numbers above 0 and at most 1.")
@@ -134,14 +136,14 @@ def greedy_match(
             free[found, column[found]] = False if crowd is None else crowd[column[found]]
     return matched if np.ndim(iou_threshold) else matched[0]
 
-# %% ../nbs/17_evaluation.ipynb #77927a29
+# %% ../nbs/17_evaluation.ipynb #68dc9107
 def table_boxes(
     table: pd.DataFrame,  # rows with boxes
 ) -> torch.Tensor:        # (rows, 4) float64 xyxy
     "The boxes of a table as a tensor; float64, so that an IoU exactly on a threshold stays there."
     return torch.as_tensor(table[CORNERS].to_numpy(dtype=float, copy=True).reshape(-1, 4))
 
-# %% ../nbs/17_evaluation.ipynb #aa4ea5d9
+# %% ../nbs/17_evaluation.ipynb #8bfaf815
 def _per_image(
     objects: pd.DataFrame,     # rows of truth that have a box
     detections: pd.DataFrame,  # rows of predictions that have a box
@@ -155,11 +157,11 @@ def _per_image(
         gt, pred = true_rows.get(name, objects.iloc[:0]), pred_rows.get(name, detections.iloc[:0])
         yield name, gt, pred, box_iou(table_boxes(pred), table_boxes(gt)).nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #517146be
+# %% ../nbs/17_evaluation.ipynb #a5657194
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
-# %% ../nbs/17_evaluation.ipynb #9974ae67
+# %% ../nbs/17_evaluation.ipynb #03c9cc28
 class Matches(NamedTuple):
     """All detections by falling score, and what each is worth at every IoU threshold.
 
@@ -175,7 +177,7 @@ class Matches(NamedTuple):
     object_row: np.ndarray      # (T, D) row of the truth that is matched, or -1
     objects: np.ndarray         # (N, C) number of true boxes that count
 
-# %% ../nbs/17_evaluation.ipynb #5c72d622
+# %% ../nbs/17_evaluation.ipynb #3b864c64
 def _cells(
     numbers: np.ndarray,        # (R,) cell of each row
 ) -> dict[int, np.ndarray]:     # cell -> its rows, in order
@@ -184,7 +186,7 @@ def _cells(
     cells, starts = np.unique(numbers[order], return_index=True)
     return dict(zip(cells.tolist(), np.split(order, starts[1:]), strict=True)) if len(cells) else {}
 
-# %% ../nbs/17_evaluation.ipynb #f2d99024
+# %% ../nbs/17_evaluation.ipynb #f2f34914
 def _overlaps(
     boxes: torch.Tensor,     # (P, 4) xyxy, detections
     gt_boxes: torch.Tensor,  # (G, 4) xyxy
@@ -197,7 +199,7 @@ def _overlaps(
         iou = torch.where(torch.as_tensor(crowd), inside, iou)
     return iou.nan_to_num(0.0).numpy()
 
-# %% ../nbs/17_evaluation.ipynb #405d17e5
+# %% ../nbs/17_evaluation.ipynb #60977bd5
 def _ranked(
     table: pd.DataFrame,  # detections
     image: np.ndarray,    # (rows,) number of the image
@@ -209,9 +211,9 @@ def _ranked(
     rank = pd.Series(cell[order]).groupby(cell[order]).cumcount().to_numpy()
     return order[rank < limit]
 
-# %% ../nbs/17_evaluation.ipynb #6f4b3ee7
+# %% ../nbs/17_evaluation.ipynb #3205d477
 def match_detections(
-    truth: pd.DataFrame,                                 # boxes table, at least one row an image; iscrowd, area if known
+    truth: pd.DataFrame,                                 # boxes table; iscrowd, area if known
     predictions: pd.DataFrame | None,                    # boxes table with score
     classes: list[str],                                  # class names without background
     *,
@@ -238,17 +240,18 @@ def match_detections(
                                  ignored=ignored[gt], crowd=crowd[gt])
             matched[:, rows] = np.append(gt, -1)[found]      # the appended -1 is what "no match" reads
     outside = (_areas(detections) < area[0]) | (_areas(detections) > area[1])
-    hit = np.where(matched >= 0, np.where(np.append(ignored, False)[matched], -1, 1), np.where(outside, -1, 0))
+    when_matched = np.where(np.append(ignored, False)[matched], -1, 1)
+    hit = np.where(matched >= 0, when_matched, np.where(outside, -1, 0))
     counts = np.zeros((len(names), len(classes)), int)
     np.add.at(counts, (gt_image[~ignored], gt_label[~ignored]), 1)
     return Matches(names, list(classes), thresholds, image, label, detections["score"].to_numpy(float),
                    hit, kept, matched, counts)
 
-# %% ../nbs/17_evaluation.ipynb #9b4607bf
+# %% ../nbs/17_evaluation.ipynb #ec59d561
 ALL_CLASSES = "all classes"
 
-# %% ../nbs/17_evaluation.ipynb #49be85c6
-def _threshold_index(
+# %% ../nbs/17_evaluation.ipynb #9f8085de
+def threshold_index(
     matches: Matches,      # of match_detections
     iou_threshold: float,  # one of its thresholds
 ) -> int:                  # row of hit
@@ -259,13 +262,13 @@ def _threshold_index(
                          f"use one of {', '.join(f'{t:g}' for t in matches.iou_thresholds)} or match again.")
     return int(near[0])
 
-# %% ../nbs/17_evaluation.ipynb #93db8ff8
+# %% ../nbs/17_evaluation.ipynb #79fd1292
 def precision_recall(
     matches: Matches,             # of match_detections
     iou_threshold: float = 0.5,   # one of its thresholds
 ) -> pd.DataFrame:                # classname score tp fp precision recall f1; a row for every distinct score
     "The precision-recall curve of every class, and of all of them pooled; recall is NaN without true boxes."
-    hit = matches.hit[_threshold_index(matches, iou_threshold)]
+    hit = matches.hit[threshold_index(matches, iou_threshold)]
     curves = []
     for number, name in enumerate([*matches.classes, ALL_CLASSES]):
         mine = hit >= 0 if name == ALL_CLASSES else (hit >= 0) & (matches.label == number)
@@ -279,7 +282,7 @@ def precision_recall(
         curves.append(curve)
     return pd.concat(curves, ignore_index=True)
 
-# %% ../nbs/17_evaluation.ipynb #1156a264
+# %% ../nbs/17_evaluation.ipynb #8e16822e
 def _area_under_curve(
     hit: np.ndarray,          # (D,) of one class, by falling score
     weight: np.ndarray,       # (W, D) how often each detection counts
@@ -296,7 +299,7 @@ def _area_under_curve(
     reached = recall if grid is None else np.searchsorted(grid, recall, side="right") / len(grid)
     return np.where(objects > 0, (best * np.diff(reached, axis=1, prepend=0)).sum(axis=1), np.nan)
 
-# %% ../nbs/17_evaluation.ipynb #c8b3cfe2
+# %% ../nbs/17_evaluation.ipynb #c38282e7
 def average_precision(
     matches: Matches,                    # of match_detections
     *,
@@ -307,7 +310,8 @@ def average_precision(
     grid = None if points is None else np.linspace(0, 1, points)
     images = np.ones((1, len(matches.images))) if weights is None else np.asarray(weights, float)
     if images.ndim != 2 or images.shape[1] != len(matches.images):
-        raise ValueError(f"the weights have the shape {images.shape}; give (W, {len(matches.images)}), one an image.")
+        raise ValueError(f"the weights have the shape {images.shape}; "
+                         f"give (W, {len(matches.images)}), one an image.")
     objects = images @ matches.objects
     result = np.full((len(images), *objects.shape[1:], len(matches.iou_thresholds)), np.nan)
     for label in range(len(matches.classes)):
@@ -317,14 +321,14 @@ def average_precision(
             result[:, label, threshold] = _area_under_curve(hit, weight, objects[:, label], grid)
     return result[0] if weights is None else result
 
-# %% ../nbs/17_evaluation.ipynb #d062152a
+# %% ../nbs/17_evaluation.ipynb #29e43467
 def _defined(
     value: float,    # -1 where COCO's program has no answer
 ) -> float | None:   # None there
     "A number of COCO's program; it writes -1 where there is no true box."
     return None if value < 0 else float(value)
 
-# %% ../nbs/17_evaluation.ipynb #aded1233
+# %% ../nbs/17_evaluation.ipynb #06457a0c
 def _coco_summary(
     truth: COCO,          # what is true
     found: COCO,          # what was predicted, the same images and categories
@@ -338,7 +342,8 @@ def _coco_summary(
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", f"AR{max_detections}", "ARs", "ARm", "ARl"]
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl",
+             "AR1", "AR10", f"AR{max_detections}", "ARs", "ARm", "ARl"]
     metrics = {name: _defined(value) for name, value in zip(names, evaluation.stats, strict=True)}
     # (IoU, recall, class, area, max_detections); the first area is all, the last limit max_detections
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
@@ -346,7 +351,7 @@ def _coco_summary(
                             for k, category in enumerate(evaluation.params.catIds)}
     return metrics
 
-# %% ../nbs/17_evaluation.ipynb #6756c14b
+# %% ../nbs/17_evaluation.ipynb #1bc190f8
 def coco_metrics_from_coco(
     ground_truth: dict,         # COCO's format: images, annotations, categories
     detections: list[dict],     # COCO's results format: image_id, category_id, bbox (x, y, w, h), score
@@ -357,10 +362,10 @@ def coco_metrics_from_coco(
     truth = COCO(ground_truth, use_deepcopy=True)
     return _coco_summary(truth, truth.loadRes(detections), max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #50902d80
+# %% ../nbs/17_evaluation.ipynb #65649f2f
 @contextmanager
 def _no_garbage_search():
-    "Python's search for cyclic garbage waits until the block is done; what was switched off before stays off."
+    "Python's search for cyclic garbage waits until the block is done; if it was off before, it stays off."
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -369,7 +374,7 @@ def _no_garbage_search():
         if was_on:
             gc.enable()
 
-# %% ../nbs/17_evaluation.ipynb #a5098a76
+# %% ../nbs/17_evaluation.ipynb #010966ed
 def _coco(
     table: pd.DataFrame,   # rows with boxes; score, area and iscrowd where it has them
     names: list[str],      # images; their numbers are 1, 2, …
@@ -387,10 +392,11 @@ def _coco(
     with _no_garbage_search():
         rows = zip(*[values.tolist() for values in columns.values()], strict=True)
         annotations = [dict(zip(columns, row), id=number) for number, row in enumerate(rows, start=1)]
-    return COCO({"images": [{"id": number} for number in range(1, len(names) + 1)], "annotations": annotations,
+    return COCO({"images": [{"id": number} for number in range(1, len(names) + 1)],
+                 "annotations": annotations,
                  "categories": [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]})
 
-# %% ../nbs/17_evaluation.ipynb #56a30571
+# %% ../nbs/17_evaluation.ipynb #6072d114
 def coco_metrics(
     truth: pd.DataFrame,               # boxes table, at least one row an image; iscrowd and area if known
     predictions: pd.DataFrame | None,  # boxes table with score; no rows: every AP is 0
@@ -404,7 +410,7 @@ def coco_metrics(
     names = sorted(names)
     return _coco_summary(_coco(objects, names, classes), _coco(detections, names, classes), max_detections)
 
-# %% ../nbs/17_evaluation.ipynb #a6e21067
+# %% ../nbs/17_evaluation.ipynb #3eb72fd6
 def top_detections(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -422,14 +428,15 @@ def top_detections(
         for table, prefix, more in [(objects, "gt", []), (best, "pred", ["score"])]]
     # One row for every true box, beside its image's detection; then the first of those that overlap best.
     pairs = pd.DataFrame({"name": names}).merge(gt, "left", on="name").merge(pred, "left", on="name")
-    overlap = box_iou(*[torch.as_tensor(pairs[[f"{prefix}_{side}" for side in CORNERS]].to_numpy(float, copy=True))[:, None]
-                        for prefix in ("pred", "gt")])[:, 0, 0]
+    boxes, gt_boxes = [table_boxes(pairs[[f"{prefix}_{side}" for side in CORNERS]].set_axis(CORNERS, axis=1))
+                       for prefix in ("pred", "gt")]
+    overlap = box_iou(boxes[:, None], gt_boxes[:, None])[:, 0, 0]
     pairs["iou"] = np.where(pairs["gt_x1"].isna(), np.nan, overlap.nan_to_num(0.0).numpy())
     top = pairs.sort_values("iou", ascending=False, kind="stable").drop_duplicates("name").sort_index()
     top = top.fillna({"gt_class": BACKGROUND, "pred_class": BACKGROUND}).reset_index(drop=True)
     return top.assign(correct=top["gt_class"] == top["pred_class"])
 
-# %% ../nbs/17_evaluation.ipynb #926e8041
+# %% ../nbs/17_evaluation.ipynb #dcb45c98
 def wilson_interval(
     successes: int,            # right answers
     n: int,                    # answers, at least 1
@@ -442,7 +449,7 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/17_evaluation.ipynb #fadfef03
+# %% ../nbs/17_evaluation.ipynb #dd3bc7de
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
 ) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
@@ -456,7 +463,7 @@ def top_metrics(
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
             "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
 
-# %% ../nbs/17_evaluation.ipynb #a6a8000c
+# %% ../nbs/17_evaluation.ipynb #204b3474
 def confusion(
     top: pd.DataFrame,   # from top_detections, or any table with gt_class and pred_class
     classes: list[str],  # class names without background
@@ -473,7 +480,7 @@ def confusion(
         return np.array([[len(top)]])
     return confusion_matrix(top["gt_class"], top["pred_class"], labels=labels)
 
-# %% ../nbs/17_evaluation.ipynb #3e39a906
+# %% ../nbs/17_evaluation.ipynb #ff57ee0d
 def detection_confusion(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -498,7 +505,7 @@ def detection_confusion(
     pairs = np.concatenate(true_codes).astype(int) * (background + 1) + np.concatenate(pred_codes).astype(int)
     return np.bincount(pairs, minlength=(background + 1) ** 2).reshape(background + 1, background + 1)
 
-# %% ../nbs/17_evaluation.ipynb #790999a2
+# %% ../nbs/17_evaluation.ipynb #fcc31abe
 def image_scores(
     truth: pd.DataFrame,               # boxes table, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score
@@ -521,7 +528,7 @@ def image_scores(
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 
-# %% ../nbs/17_evaluation.ipynb #27e7b501
+# %% ../nbs/17_evaluation.ipynb #0fff61d5
 def worst_images(
     per_image: pd.DataFrame,  # from image_scores or from top_detections
     n: int | None = 16,       # how many; None: all
@@ -538,7 +545,7 @@ def worst_images(
     ordered = per_image.sort_values([*keys, "name"], kind="stable", na_position="last").reset_index(drop=True)
     return ordered if n is None else ordered.head(n)
 
-# %% ../nbs/17_evaluation.ipynb #acf0e5be
+# %% ../nbs/17_evaluation.ipynb #4ff30d5f
 def _rounded(
     value,  # number, None, or a dict of them
 ):          # the same with plain floats of six decimals, ints and None
@@ -549,7 +556,7 @@ def _rounded(
         return value
     return round(float(value), 6)
 
-# %% ../nbs/17_evaluation.ipynb #fb8d9976
+# %% ../nbs/17_evaluation.ipynb #8ffd68de
 def evaluate(
     truth: pd.DataFrame,               # boxes table of one split, at least one row an image
     predictions: pd.DataFrame | None,  # boxes table with score

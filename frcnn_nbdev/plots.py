@@ -789,14 +789,14 @@ def plot_proposal_recall(
 def _by_class(
     curves: pd.DataFrame,      # with classname
 ) -> Iterable[tuple[str, pd.DataFrame, dict]]:  # class, its rows, arguments of ax.plot
-    "The classes of a table of curves in its order, each with its own look; more than eight become thin and grey."
+    "The classes of a table of curves, each with its own look; all but the last thin and grey if many."
     parts = list(curves.groupby("classname", sort=False))
     for number, (name, rows) in enumerate(parts):
         if len(parts) > 8 and number < len(parts) - 1:
             yield name, rows, dict(color="0.7", linewidth=0.8, label=None)
         else:
-            yield name, rows, dict(color=_COLORS[number % len(_COLORS)], linestyle=_DASHES[number % len(_DASHES)],
-                                   linewidth=1.8, label=name)
+            yield name, rows, dict(color=_COLORS[number % len(_COLORS)], linewidth=1.8, label=name,
+                                   linestyle=_DASHES[number % len(_DASHES)])
 
 # %% ../nbs/01_plots.ipynb #evplot02
 def plot_pr_curve(
@@ -843,7 +843,7 @@ def plot_f1(
         if style["label"]:
             style["label"] = f"{name}: {best['f1']:.2f} at {best['score']:.2f}"
         # A threshold between two scores keeps the same detections as the higher of them.
-        ax.step(np.append(rows["score"], 0), np.append(rows["f1"], rows["f1"].iloc[-1:]), where="post", **style)
+        ax.step([*rows["score"], 0], [*rows["f1"], rows["f1"].iloc[-1]], where="post", **style)
         ax.plot(best["score"], best["f1"], marker=_MARKERS[number % len(_MARKERS)], markersize=7,
                 color=style["color"], markeredgecolor="white")
     ax.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="score threshold", ylabel="F1")
@@ -884,8 +884,8 @@ def plot_calibration(
     error: float | None = None,       # expected calibration error, written in the figure
     ax: Axes | None = None,           # where to draw; None: a new figure
     title: str | None = None,         # above the curve
-) -> Axes:                            # points with 95 % intervals, the diagonal, and bars of how many there are
-    "Part of the detections that are right against their mean score; on the diagonal scores are probabilities."
+) -> Axes:                            # points with 95 % intervals, diagonal, bars for the counts
+    "Part of the detections that is right against their mean score; on the diagonal both are equal."
     if ax is None:
         _, ax = plt.subplots(figsize=(3.9, 3.6), dpi=80, layout="constrained")
     filled = bins[bins["count"] > 0]
@@ -894,8 +894,8 @@ def plot_calibration(
            label="detections (relative)")
     ax.plot([0, 1], [0, 1], color="0.35", linestyle=(0, (4, 2)), linewidth=1, label="perfect")
     reach = [filled["precision"] - filled["low"], filled["high"] - filled["precision"]]
-    ax.errorbar(filled["mean_score"], filled["precision"], yerr=np.clip(reach, 0, None), marker="o", markersize=5,
-                color=_COLORS[0], linewidth=1.6, elinewidth=1, capsize=3, label="measured, 95 %")
+    ax.errorbar(filled["mean_score"], filled["precision"], yerr=np.clip(reach, 0, None), marker="o",
+                markersize=5, color=_COLORS[0], linewidth=1.6, elinewidth=1, capsize=3, label="measured, 95 %")
     if error is not None:
         ax.plot([], [], " ", label=f"calibration error {error:.3f}")
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean score", ylabel="part that is right", aspect="equal")
@@ -926,15 +926,15 @@ def plot_bland_altman(
     for key, text, dash in [("high", "upper limit", (0, (4, 2))), ("bias", "bias", "-"),
                             ("low", "lower limit", (0, (4, 2)))]:
         ax.axhline(agreement[key], color="black", linestyle=dash, linewidth=1.1)
-        ax.annotate(f" {text} {agreement[key]:+.2f}".replace("-", "−"), (1, agreement[key]), xycoords=("axes fraction", "data"),
-                    va="center", fontsize=9)
+        ax.annotate(f" {text} {agreement[key]:+.2f}".replace("-", "−"), (1, agreement[key]),
+                    xycoords=("axes fraction", "data"), va="center", fontsize=9)
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set(xlabel=f"mean of both, {unit}", ylabel=f"measured − true, {unit}")
     ax.spines[["top", "right"]].set_visible(False)
     several = "classname" in table and table["classname"].nunique() > 1
     if several:
-        ax.legend(frameon=False, handletextpad=0.2, columnspacing=1, ncols=min(5, len(groups)), loc="lower left",
-                  bbox_to_anchor=(0, 0.98))
+        ax.legend(frameon=False, handletextpad=0.2, columnspacing=1, ncols=min(5, len(groups)),
+                  loc="lower left", bbox_to_anchor=(0, 0.98))
     if title is not None:
         ax.set_title(title, fontsize=11, pad=24 if several else 6)
     return ax
