@@ -1,4 +1,5 @@
 "Fast R-CNN and selective search across stages: store, data set, training, real images, weights."
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,14 +92,26 @@ def test_interrupted_search_goes_on(data, tmp_path, monkeypatch):
     assert not list((tmp_path / "s").glob("*.partial*"))
 
 
-def test_store_never_unpickles(data, store, tmp_path):
+class MakesAFolder:
+    "An object whose pickle makes a folder when it is read."
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_store_runs_no_code_of_its_files(data, tmp_path):
     one = replace(data, table=data.table.iloc[:1])
     name = one.table["name"].iloc[0]
     search.precompute_proposals(one, tmp_path / "s", mode="single", max_side=128, progress=False)
     place = tmp_path / "s" / f"{search.image_key(data.root / name, name)}.npz"
-    np.savez(place, boxes=np.array([{"a": 1}], dtype=object), name=np.array(name), size=np.array([1, 1]))
+    harmful = np.array([MakesAFolder(tmp_path / "ran")], dtype=object)
+    np.savez(place, boxes=harmful, name=np.array(name), size=np.array([1, 1]))
     with pytest.raises(ValueError, match="not a file of proposals; delete it"):
         search.read_proposals(one, tmp_path / "s")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_proposals_of_other_images_are_refused(data, store):
