@@ -25,7 +25,8 @@ from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from tqdm import tqdm
 
-from .data import DetectionData, resize_image
+from .batches import resize_image
+from .data import DetectionData
 from .iou import box_iou
 from .labels import read_image
 
@@ -402,25 +403,3 @@ def read_proposals(
             raise ValueError(f"{name}: {why}; run precompute_proposals on {folder.name} again.")
         proposals[name] = torch.from_numpy(_stored(place)["boxes"])[:max_proposals]
     return proposals
-
-# %% ../nbs/15b_selective_search.ipynb #5e3c9058
-import hashlib
-import heapq
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import cv2
-import numpy as np
-import torch
-from scipy import ndimage
-from skimage.segmentation import felzenszwalb
-from torch import Tensor
-from tqdm import tqdm
-
-from .batches import resize_image
-from .data import DetectionData
-from .iou import box_iou
-from .labels import read_image
