@@ -42,6 +42,8 @@ from IPython.display import HTML, clear_output, display
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, anchor_utils
+from torchvision.ops import MultiScaleRoIAlign
 
 from .anchors import AnchorGenerator, anchors_from_sizes, fit_anchors
 from .batches import BoxesDataset, make_loader, predictions_table, train_transforms
@@ -190,7 +192,9 @@ def environment() -> dict[str, object]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=report_folder(), capture_output=True, text=True)
+    # Only this project's own commit: an installed package may lie inside somebody else's repository.
+    home = report_folder().parent
+    commit = subprocess.run(["git", f"--git-dir={home / '.git'}", "rev-parse", "HEAD"], capture_output=True, text=True)
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
             "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
             "packages": versions, "commit": commit.stdout.strip() if commit.returncode == 0 else None}
@@ -271,6 +275,8 @@ def open_splits(
         splits[split] = BoxesDataset(data, split, image_size=p["image_size"], resize=p["resize"], transforms=augment)
         if not len(splits[split]):
             raise ValueError(f"the data set has no {split} images: label more, or give splits in the folder")
+        if (splits[split].table["classname"] == "").all():
+            raise ValueError(f"the {split} images show no object at all: label more, or give splits in the folder")
         splits[split].preload(progress)
     return splits
 
@@ -324,9 +330,6 @@ def torchvision_twin(
     image: Tensor,                 # (3, H, W), an image as the model gets it
 ) -> nn.Module:
     "torchvision's FasterRCNN with the same backbone, configuration and starting weights, as a baseline."
-    from torchvision.models.detection import FasterRCNN, anchor_utils
-    from torchvision.ops import MultiScaleRoIAlign
-
     cells, heads = model.rpn.anchor_generator.cell_anchors, model.roi_heads
     generator = anchor_utils.AnchorGenerator(((1.0,) * len(cells[0]),), ((1.0,),))
     generator.cell_anchors = [c.clone() for c in cells]
@@ -395,7 +398,7 @@ def sample_images(
     n: int,
     *,
     seed: int = 0,
-) -> dict[str, list]:      # arguments of `plots.image_grid`: images, gt, titles
+) -> dict[str, list]:      # arguments of `plots.image_grid`: images, gt
     "Some images of a data set, with augmentation as the network sees them."
     torch.manual_seed(seed)
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
@@ -534,6 +537,8 @@ def run_report(
     if out.exists():
         raise ValueError(f"the run folder {out} exists already: choose another name, or remove it")
     work = unfinished(out)
+    if (work / "model.safetensors").exists():
+        raise ValueError(f"{work} holds the weights of a run that was not finished: move or remove it first")
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
