@@ -7,7 +7,7 @@ __all__ = ['RESIZES', 'resize_image', 'BoxesDataset', 'RandomZoomShift', 'Random
            'RandomShadow', 'train_transforms', 'ultrasound_transforms', 'collate', 'AspectBatchSampler', 'make_loader',
            'boxes_to_original', 'predictions_table', 'object_crops', 'finding_pictures']
 
-# %% ../nbs/04b_batches.ipynb #0b42569c
+# %% ../nbs/04b_batches.ipynb #7728bc92
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +28,10 @@ from .boxes import clip_boxes_to_image
 from .data import SPLITS, DetectionData
 from .labels import BOX_COLUMNS, read_image
 
-# %% ../nbs/04b_batches.ipynb #359b832b
+# %% ../nbs/04b_batches.ipynb #cc56e625
 RESIZES = ("square", "longest", "letterbox", "native")
 
-# %% ../nbs/04b_batches.ipynb #de49512c
+# %% ../nbs/04b_batches.ipynb #19077940
 def _resized_shape(height: int, width: int, image_size: int | None, resize: str) -> tuple[int, int]:
     "(height, width) of the picture after resizing, without the margin of a letterbox."
     if resize == "native":
@@ -41,7 +41,7 @@ def _resized_shape(height: int, width: int, image_size: int | None, resize: str)
     factor = image_size / max(height, width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
-# %% ../nbs/04b_batches.ipynb #c31f0a01
+# %% ../nbs/04b_batches.ipynb #fb3a9483
 def resize_image(
     image: np.ndarray,           # (H, W) or (H, W, 3) uint8
     image_size: int | None,      # pixels: the side of the square, or the longest side
@@ -56,7 +56,7 @@ def resize_image(
         image = cv2.copyMakeBorder(image, 0, image_size - height, 0, image_size - width, cv2.BORDER_CONSTANT, value=0)
     return image
 
-# %% ../nbs/04b_batches.ipynb #31ed40ff
+# %% ../nbs/04b_batches.ipynb #969d01ff
 def _fitting(
     shapes: np.ndarray,     # (n, 2) height, width
     channels: int,
@@ -65,7 +65,7 @@ def _fitting(
     "The first images whose bytes together stay within the limit."
     return np.cumsum(shapes.astype(np.int64).prod(1) * channels) <= limit
 
-# %% ../nbs/04b_batches.ipynb #23dec192
+# %% ../nbs/04b_batches.ipynb #2ca181ed
 def _cache_file(
     folder: Path,
     path: Path,         # of the image
@@ -76,7 +76,7 @@ def _cache_file(
     key = repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns, *settings))
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
-# %% ../nbs/04b_batches.ipynb #23403094
+# %% ../nbs/04b_batches.ipynb #f26cd3a3
 def _load_array(path: Path) -> np.ndarray | None:
     "An array from the cache; None when it is not there or not whole."
     try:
@@ -84,7 +84,7 @@ def _load_array(path: Path) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
 
-# %% ../nbs/04b_batches.ipynb #cd0e4bb9
+# %% ../nbs/04b_batches.ipynb #0b615a55
 def _save_array(path: Path, image: np.ndarray) -> None:
     "Write an array beside its place and move it there, so that other processes only see whole files."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _save_array(path: Path, image: np.ndarray) -> None:
         np.save(file, image)
     os.replace(temporary, path)
 
-# %% ../nbs/04b_batches.ipynb #47bf6c0d
+# %% ../nbs/04b_batches.ipynb #a834d968
 class BoxesDataset(Dataset):
     "Images of one split with their boxes, resized, cached and transformed."
 
@@ -185,7 +185,7 @@ class BoxesDataset(Dataset):
         "(height, width) of a picture after resizing, without the margin of a letterbox."
         return _resized_shape(*self._records[index]["size"], self.image_size, self.resize)
 
-# %% ../nbs/04b_batches.ipynb #977d1216
+# %% ../nbs/04b_batches.ipynb #cc467585
 def _check_resize(image_size: int | None, resize: str) -> None:
     "ValueError for settings that no image can be resized by."
     if resize not in RESIZES:
@@ -193,7 +193,7 @@ def _check_resize(image_size: int | None, resize: str) -> None:
     if resize != "native" and (not isinstance(image_size, int) or image_size < 1):
         raise ValueError(f"image_size {image_size!r} must be a positive whole number unless resize is native.")
 
-# %% ../nbs/04b_batches.ipynb #3ef0c8f6
+# %% ../nbs/04b_batches.ipynb #6e0c16a0
 def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
     "One dict per image: name, size, boxes (n, 4) float64 xyxy in original pixels, labels (n,)."
     label_of = {classname: label for label, classname in enumerate(classes, 1)}
@@ -205,7 +205,7 @@ def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
                         "labels": np.array([label_of[one] for one in boxed["classname"]], np.int64)})
     return records
 
-# %% ../nbs/04b_batches.ipynb #749fafe9
+# %% ../nbs/04b_batches.ipynb #c3623a43
 def _detection_item(
     pixels: np.ndarray,             # (H, W) or (H, W, 3) uint8
     record: dict,                   # name, size, boxes, labels
@@ -231,7 +231,7 @@ def _detection_item(
         image = image.float().div_(255)
     return image.expand(3, -1, -1), {**inputs, "image_id": index, "orig_size": record["size"], "scale": scale}
 
-# %% ../nbs/04b_batches.ipynb #c5c24ac1
+# %% ../nbs/04b_batches.ipynb #8733fde2
 def _resized_masks(masks: np.ndarray, content: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
     "(n, H, W) uint8 masks resized like their image; each pixel takes the value of the nearest one."
     resized = torch.zeros((len(masks), *canvas), dtype=torch.uint8)
@@ -240,10 +240,10 @@ def _resized_masks(masks: np.ndarray, content: tuple[int, int], canvas: tuple[in
         out[: content[0], : content[1]] = torch.from_numpy(small)
     return resized
 
-# %% ../nbs/04b_batches.ipynb #66ea04fc
+# %% ../nbs/04b_batches.ipynb #fbff130a
 _SANITIZE = v2.Compose([v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
-# %% ../nbs/04b_batches.ipynb #e4838c8c
+# %% ../nbs/04b_batches.ipynb #aa53a931
 class RandomZoomShift(v2.Transform):
     "Zoom about the centre and shift, at random, without changing the size of the image."
 
@@ -277,7 +277,7 @@ class RandomZoomShift(v2.Transform):
             return tv_tensors.wrap(_warp(inpt.as_subclass(Tensor), factor, across, down, params["size"]), like=inpt)
         return inpt
 
-# %% ../nbs/04b_batches.ipynb #d3125997
+# %% ../nbs/04b_batches.ipynb #cb50aa37
 def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[int, int], mask: bool = False) -> Tensor:
     "uint8 (C, H, W) moved by x' = factor · x + across, y' = factor · y + down; edge pixels repeat, a mask ends."
     # cv2 puts coordinates at pixel centres and boxes have them at edges: half a pixel in, half a pixel out.
@@ -288,7 +288,7 @@ def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[
                            borderMode=cv2.BORDER_CONSTANT if mask else cv2.BORDER_REPLICATE)
     return torch.from_numpy(moved if moved.ndim == 3 else moved[:, :, None]).permute(2, 0, 1)
 
-# %% ../nbs/04b_batches.ipynb #f42cf112
+# %% ../nbs/04b_batches.ipynb #4c2266e1
 class RandomGain(v2.Transform):
     "Brightness and contrast times a random factor each, on uint8 images."
 
@@ -312,7 +312,7 @@ class RandomGain(v2.Transform):
         looked_up = cv2.LUT(np.ascontiguousarray(pixels), values.round().clip(0, 255).astype(np.uint8))
         return tv_tensors.wrap(torch.from_numpy(looked_up.reshape(pixels.shape)).permute(2, 0, 1), like=inpt)
 
-# %% ../nbs/04b_batches.ipynb #0d8a2e8d
+# %% ../nbs/04b_batches.ipynb #ed485cf4
 class RandomCrop(v2.Transform):
     "A random window that keeps some box, resized to the size of the image; boxes whose centre it misses go."
 
@@ -320,9 +320,11 @@ class RandomCrop(v2.Transform):
         self,
         min_scale: float = 0.5,      # smallest side of the window, as part of the side of the image
         max_stretch: float = 1.33,   # largest change of height / width
+        min_ious: Sequence[float] = (0.0,),   # of the window and some box; one is drawn for each image
     ):
         super().__init__()
-        self.crop = v2.RandomIoUCrop(min_scale=min_scale, min_aspect_ratio=1 / max_stretch, max_aspect_ratio=max_stretch)
+        self.crop = v2.RandomIoUCrop(min_scale=min_scale, min_aspect_ratio=1 / max_stretch, max_aspect_ratio=max_stretch,
+                                     sampler_options=list(min_ious))
 
     def forward(self, image, inputs: dict):
         if not len(inputs["boxes"]):
@@ -330,7 +332,7 @@ class RandomCrop(v2.Transform):
         size = list(v2.functional.get_size(image))
         return v2.Resize(size)(*self.crop(image, inputs))
 
-# %% ../nbs/04b_batches.ipynb #2e92232f
+# %% ../nbs/04b_batches.ipynb #93a66427
 class RandomSpeckle(v2.Transform):
     "Multiplicative noise on uint8 images, the same in all channels."
 
@@ -351,7 +353,7 @@ class RandomSpeckle(v2.Transform):
         noise = torch.randn(pixels.shape[-2:]).mul_(params["sigma"]).add_(1)
         return tv_tensors.wrap((pixels * noise).round_().clamp_(0, 255).to(torch.uint8), like=inpt)
 
-# %% ../nbs/04b_batches.ipynb #2d80bb82
+# %% ../nbs/04b_batches.ipynb #7c69f2f3
 class RandomShadow(v2.Transform):
     "A dark band from the top that spreads with depth, on uint8 images."
 
@@ -378,7 +380,7 @@ class RandomShadow(v2.Transform):
         kept = 1 - params["depth"] * torch.exp(-0.5 * distance**2)
         return tv_tensors.wrap((inpt.as_subclass(Tensor) * kept).round_().to(torch.uint8), like=inpt)
 
-# %% ../nbs/04b_batches.ipynb #f18dc0ac
+# %% ../nbs/04b_batches.ipynb #a27fc28c
 def train_transforms(
     *,
     flip: float = 0.5,                                          # probability of a mirror image
@@ -398,14 +400,14 @@ def train_transforms(
     chosen += [v2.RandomApply([transform], probability) for transform, probability in sometimes if probability > 0]
     return v2.Compose(chosen or [v2.Identity()])
 
-# %% ../nbs/04b_batches.ipynb #fe072094
+# %% ../nbs/04b_batches.ipynb #524aecb6
 def ultrasound_transforms(
     **changes,         # arguments of train_transforms that differ
 ) -> v2.Transform:
     "`train_transforms` with speckle and shadows."
     return train_transforms(**{"speckle": 0.5, "shadow": 0.3} | changes)
 
-# %% ../nbs/04b_batches.ipynb #3cbe1a2c
+# %% ../nbs/04b_batches.ipynb #85ca9ca7
 def collate(
     batch: list[tuple[Tensor, dict]],          # items of a BoxesDataset
 ) -> tuple[list[Tensor], list[dict]]:
@@ -413,7 +415,7 @@ def collate(
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)
 
-# %% ../nbs/04b_batches.ipynb #dd566bb4
+# %% ../nbs/04b_batches.ipynb #fba8f231
 class AspectBatchSampler(Sampler):
     "Batches of images whose height/width is alike; each image once an epoch, in an order that the seed repeats."
 
@@ -441,7 +443,7 @@ class AspectBatchSampler(Sampler):
         turns = torch.randperm(len(batches), generator=generator).tolist() if self.shuffle else range(len(batches))
         return iter([batches[turn] for turn in turns])
 
-# %% ../nbs/04b_batches.ipynb #c4962036
+# %% ../nbs/04b_batches.ipynb #b4bc3d21
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -458,7 +460,7 @@ def make_loader(
         return DataLoader(dataset, batch_sampler=AspectBatchSampler(dataset.shapes(), batch_size, shuffle, seed), **shared)
     return DataLoader(dataset, batch_size, shuffle=shuffle, **shared)
 
-# %% ../nbs/04b_batches.ipynb #8c0d39fc
+# %% ../nbs/04b_batches.ipynb #247c988b
 def boxes_to_original(
     boxes: Tensor,   # (..., 4) xyxy, pixels of the resized image
     target: dict,    # with "scale"
@@ -467,7 +469,7 @@ def boxes_to_original(
     across, down = target["scale"]
     return boxes / torch.tensor([across, down, across, down], dtype=boxes.dtype, device=boxes.device)
 
-# %% ../nbs/04b_batches.ipynb #a5e50a10
+# %% ../nbs/04b_batches.ipynb #55b08293
 def predictions_table(
     dataset: BoxesDataset,
     detections: Sequence[dict],   # one per image, in order: boxes (n, 4), labels (n,), scores (n,)
@@ -495,7 +497,7 @@ def predictions_table(
     table = pd.DataFrame(rows, columns=[*BOX_COLUMNS, "score"])
     return table.sort_values(["name", "score"], ascending=[True, False], kind="stable").reset_index(drop=True)
 
-# %% ../nbs/04b_batches.ipynb #7e0e398b
+# %% ../nbs/04b_batches.ipynb #b166ffec
 def object_crops(
     data: DetectionData,
     classname: str,
@@ -519,7 +521,7 @@ def object_crops(
         boxes.append(np.array([[one.x1, one.y1, one.x2, one.y2]]) * scale - np.tile(corner * scale, 2))
     return {"images": images, "gt": boxes}
 
-# %% ../nbs/04b_batches.ipynb #0abfed93
+# %% ../nbs/04b_batches.ipynb #a89e1c99
 def finding_pictures(
     table: pd.DataFrame,      # the boxes table that was checked
     findings: pd.DataFrame,   # from check_boxes
