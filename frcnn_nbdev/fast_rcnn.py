@@ -7,7 +7,7 @@ __all__ = ['PROPOSAL', 'relative_boxes', 'absolute_boxes', 'check_proposals', 'p
            'sampling_table', 'SingleMapRoIPool', 'given_proposals', 'FastRCNN', 'freeze_groups', 'fastrcnn_vgg16_bn',
            'compact_fast_rcnn']
 
-# %% ../nbs/15_fast_rcnn.ipynb #82649260
+# %% ../nbs/15_fast_rcnn.ipynb #c6a35567
 from collections import OrderedDict
 from dataclasses import replace
 from enum import Enum
@@ -37,7 +37,7 @@ from .proposal_targets import assign_proposals
 from .roi_pool import MultiScaleRoIAlign, level_scales, roi_pool
 from .rpn_loss import sample_balanced
 
-# %% ../nbs/15_fast_rcnn.ipynb #64467036
+# %% ../nbs/15_fast_rcnn.ipynb #d13075aa
 def relative_boxes(
     boxes: Tensor,             # (P, 4) xyxy, pixels
     size: tuple[int, int],     # (height, width) of their image
@@ -45,7 +45,7 @@ def relative_boxes(
     "Boxes as fractions of their image."
     return scale_boxes(boxes, size, (1, 1))
 
-# %% ../nbs/15_fast_rcnn.ipynb #efea902e
+# %% ../nbs/15_fast_rcnn.ipynb #5d9fa2df
 def absolute_boxes(
     boxes: Tensor,             # (P, 4) xyxy, fractions of width and height
     size: tuple[int, int],     # (height, width) of the image they are for
@@ -55,7 +55,7 @@ def absolute_boxes(
         raise ValueError(f"a relative coordinate is {float(boxes.max()):g}: fractions lie in [0, 1], these are pixels")
     return scale_boxes(boxes, (1, 1), size)
 
-# %% ../nbs/15_fast_rcnn.ipynb #6dca0f2f
+# %% ../nbs/15_fast_rcnn.ipynb #521a5292
 def check_proposals(
     boxes: Tensor,             # what should be (P, 4) xyxy, pixels
     size: tuple[int, int],     # (height, width) of their image
@@ -85,10 +85,10 @@ def check_proposals(
     if min(size) > 1 and boxes.max() <= 1:
         raise ValueError(f"{where}: all proposals lie within the first pixel; convert fractions with absolute_boxes")
 
-# %% ../nbs/15_fast_rcnn.ipynb #95e33ee4
+# %% ../nbs/15_fast_rcnn.ipynb #2e3b89b3
 PROPOSAL = "(proposal)"    # the class that proposals have on their way through the transforms
 
-# %% ../nbs/15_fast_rcnn.ipynb #b4bbccb6
+# %% ../nbs/15_fast_rcnn.ipynb #39d889c0
 def proposal_rows(
     table: pd.DataFrame,              # boxes table with split, width and height
     names: list[str],                 # the images whose proposals are wanted
@@ -106,7 +106,7 @@ def proposal_rows(
         parts.append(part.assign(name=name, **{c: facts.at[name, c] for c in ("split", "width", "height")}))
     return pd.concat(parts).assign(classname=PROPOSAL) if parts else table.iloc[:0]
 
-# %% ../nbs/15_fast_rcnn.ipynb #df2bf870
+# %% ../nbs/15_fast_rcnn.ipynb #f2d2934a
 class ProposalDataset(BoxesDataset):
     "`BoxesDataset` whose targets also hold `proposals` (P, 4), resized and transformed like the true boxes."
     def __init__(
@@ -131,7 +131,7 @@ class ProposalDataset(BoxesDataset):
                  "proposals": target["boxes"][given]}
         return image, {**target, **parts}
 
-# %% ../nbs/15_fast_rcnn.ipynb #afa3f2b2
+# %% ../nbs/15_fast_rcnn.ipynb #c31941b8
 def sampling_table(
     dataset: ProposalDataset,
     *,
@@ -153,7 +153,7 @@ def sampling_table(
                      wanted - len(positive)))
     return pd.DataFrame(rows, columns=["name", "proposals", "positives", "drawn_positives", "drawn_negatives", "missing"])
 
-# %% ../nbs/15_fast_rcnn.ipynb #ad9f719a
+# %% ../nbs/15_fast_rcnn.ipynb #08535b49
 class SingleMapRoIPool(nn.Module):
     "RoIPool (Girshick 2015) on one map, called as `MultiScaleRoIAlign` is."
     def __init__(
@@ -176,7 +176,7 @@ class SingleMapRoIPool(nn.Module):
         maps = x[self.featmap_name]
         return roi_pool(maps, boxes, self.output_size, level_scales([maps], image_shapes)[0])
 
-# %% ../nbs/15_fast_rcnn.ipynb #c9eb2453
+# %% ../nbs/15_fast_rcnn.ipynb #46458546
 def given_proposals(
     images: list[Tensor],                              # (C, H, W) each
     targets: list[dict[str, Tensor]] | None,
@@ -193,7 +193,7 @@ def given_proposals(
         check_proposals(target["proposals"], tuple(image.shape[-2:]), f"image {i}")
     return [target["proposals"] for target in targets]
 
-# %% ../nbs/15_fast_rcnn.ipynb #4a767e76
+# %% ../nbs/15_fast_rcnn.ipynb #cd653417
 class FastRCNN(nn.Module):
     """Fast R-CNN (Girshick 2015): classes and boxes for given proposals.
 
@@ -318,7 +318,7 @@ class FastRCNN(nn.Module):
         losses = self.losses(features, proposals, batch.image_sizes, targets, generator)
         return losses, self.detections(images, batch, features, proposals)
 
-# %% ../nbs/15_fast_rcnn.ipynb #9e58dc2f
+# %% ../nbs/15_fast_rcnn.ipynb #0d0ee2f0
 def freeze_groups(
     layers: nn.Sequential,      # convolutions in groups, a pooling between each two
     trainable_layers: int,      # groups that train, the last ones first
@@ -328,7 +328,7 @@ def freeze_groups(
     for layer in layers[:begins[len(begins) - 1 - trainable_layers]]:
         freeze(layer)
 
-# %% ../nbs/15_fast_rcnn.ipynb #1240454c
+# %% ../nbs/15_fast_rcnn.ipynb #73cfa5b3
 def fastrcnn_vgg16_bn(
     *,
     weights: str | Path | None = None,                     # of the detector: a local file
@@ -353,7 +353,7 @@ def fastrcnn_vgg16_bn(
         fill_weights(model, state, source, "fastrcnn_vgg16_bn")
     return model
 
-# %% ../nbs/15_fast_rcnn.ipynb #c70f07f8
+# %% ../nbs/15_fast_rcnn.ipynb #dca4eb12
 def compact_fast_rcnn(
     backbone: str,                      # a key of `features.BACKBONES`
     num_classes: int,                   # background included

@@ -8,7 +8,7 @@ __all__ = ['COLOR_SPACES', 'MODES', 'SEARCH_VERSION', 'color_channels', 'segment
            'group_regions', 'describe_segments', 'rank_boxes', 'image_hierarchies', 'selective_search',
            'proposal_recall', 'image_key', 'write_whole', 'stored_parameters', 'precompute_proposals', 'read_proposals']
 
-# %% ../nbs/15b_selective_search.ipynb #30d45359
+# %% ../nbs/15b_selective_search.ipynb #97edb7e5
 import hashlib
 import heapq
 import json
@@ -30,10 +30,10 @@ from .data import DetectionData
 from .iou import box_iou
 from .labels import read_image
 
-# %% ../nbs/15b_selective_search.ipynb #6ecfd56e
+# %% ../nbs/15b_selective_search.ipynb #932f3c25
 COLOR_SPACES = ("rgb", "hsv", "lab", "rgi", "i", "h")
 
-# %% ../nbs/15b_selective_search.ipynb #36218b94
+# %% ../nbs/15b_selective_search.ipynb #732a9472
 def color_channels(
     image: np.ndarray,    # (H, W, 3) uint8, RGB
     space: str,           # one of COLOR_SPACES
@@ -55,7 +55,7 @@ def color_channels(
         raise ValueError(f"the colour space {space!r} is unknown: use one of {', '.join(COLOR_SPACES)}")
     return channels.astype(np.float32) / 255
 
-# %% ../nbs/15b_selective_search.ipynb #4e26d355
+# %% ../nbs/15b_selective_search.ipynb #06cb9a6b
 def segment_boxes(
     labels: np.ndarray,   # (H, W) int, segments 0 … S−1
 ) -> np.ndarray:          # (S, 4) int64 xyxy, x2 y2 exclusive
@@ -63,7 +63,7 @@ def segment_boxes(
     slices = ndimage.find_objects(labels + 1)
     return np.array([(x.start, y.start, x.stop, y.stop) for y, x in slices], np.int64).reshape(-1, 4)
 
-# %% ../nbs/15b_selective_search.ipynb #d1fb4bf4
+# %% ../nbs/15b_selective_search.ipynb #1ca53865
 def texture_channels(
     channels: np.ndarray,   # (H, W, C) float32
 ) -> np.ndarray:            # (H, W, 8·C) float32 in [0, 1]
@@ -76,7 +76,7 @@ def texture_channels(
     rises = [np.maximum(np.cos(a) * dx + np.sin(a) * dy, 0) / largest for a in angles]
     return np.concatenate(rises, axis=2).astype(np.float32)
 
-# %% ../nbs/15b_selective_search.ipynb #68fcc1a7
+# %% ../nbs/15b_selective_search.ipynb #c200a7b4
 def to_bins(
     channels: np.ndarray,   # (H, W, C) floats in [0, 1]
     bins: int,
@@ -84,7 +84,7 @@ def to_bins(
     "Bin number of every value; 1 belongs to the last bin."
     return np.minimum(channels * bins, bins - 1).astype(np.uint8)
 
-# %% ../nbs/15b_selective_search.ipynb #99df506c
+# %% ../nbs/15b_selective_search.ipynb #72eaef82
 def segment_histograms(
     labels: np.ndarray,     # (H, W) int, segments 0 … S−1
     binned: np.ndarray,     # (H, W, C) from `to_bins`
@@ -98,7 +98,7 @@ def segment_histograms(
     histograms = np.concatenate(columns, axis=1)
     return histograms / histograms.sum(axis=1, keepdims=True)
 
-# %% ../nbs/15b_selective_search.ipynb #d2b342cb
+# %% ../nbs/15b_selective_search.ipynb #09f0913b
 def segment_neighbours(
     labels: np.ndarray,   # (H, W) int, segments 0 … S−1
 ) -> np.ndarray:          # (P, 2) int64, each pair once, smaller number first, sorted
@@ -111,7 +111,7 @@ def segment_neighbours(
     codes = np.unique(pairs[:, 0] * count + pairs[:, 1])      # sorting single numbers is faster than rows
     return np.stack((codes // count, codes % count), axis=1)
 
-# %% ../nbs/15b_selective_search.ipynb #9ad3c0ff
+# %% ../nbs/15b_selective_search.ipynb #38bff953
 @dataclass
 class Regions:
     "What grouping knows of each region, row by row."
@@ -121,7 +121,7 @@ class Regions:
     texture: np.ndarray    # (S, 80·C), rows with sum 1
     area: int              # pixels of the image
 
-# %% ../nbs/15b_selective_search.ipynb #f78479aa
+# %% ../nbs/15b_selective_search.ipynb #65d74cc9
 def similarity(
     regions: Regions,
     i: np.ndarray | int,       # (P,) rows
@@ -143,7 +143,7 @@ def similarity(
         total = total + 1 - ((high - low).prod(axis=-1) - both) / regions.area
     return total
 
-# %% ../nbs/15b_selective_search.ipynb #2d139f51
+# %% ../nbs/15b_selective_search.ipynb #ff2ca7ad
 def merge_rows(
     regions: Regions,
     i: int,
@@ -158,7 +158,7 @@ def merge_rows(
     for histograms in (regions.color, regions.texture):
         histograms[t] = (a * histograms[i] + b * histograms[j]) / (a + b)
 
-# %% ../nbs/15b_selective_search.ipynb #9582f216
+# %% ../nbs/15b_selective_search.ipynb #90895d85
 def with_room(
     regions: Regions,
 ) -> Regions:          # 2·S − 1 rows, the last S − 1 still zero
@@ -167,7 +167,7 @@ def with_room(
         return np.concatenate((rows, np.zeros((len(rows) - 1, *rows.shape[1:]), rows.dtype)))
     return Regions(grow(regions.sizes), grow(regions.boxes), grow(regions.color), grow(regions.texture), regions.area)
 
-# %% ../nbs/15b_selective_search.ipynb #17fd75b7
+# %% ../nbs/15b_selective_search.ipynb #426304f8
 def group_regions(
     regions: Regions,          # S segments
     pairs: np.ndarray,         # (P, 2) neighbours
@@ -197,7 +197,7 @@ def group_regions(
         t += 1
     return grown.boxes[:t]
 
-# %% ../nbs/15b_selective_search.ipynb #520e45eb
+# %% ../nbs/15b_selective_search.ipynb #0c6e4f10
 def describe_segments(
     labels: np.ndarray,      # (H, W) int, segments 0 … S−1
     color: np.ndarray,       # (H, W, C) from `to_bins`, 25 bins
@@ -207,14 +207,14 @@ def describe_segments(
     return Regions(np.bincount(labels.ravel()), segment_boxes(labels), segment_histograms(labels, color, 25),
                    segment_histograms(labels, texture, 10), labels.size)
 
-# %% ../nbs/15b_selective_search.ipynb #66765c44
+# %% ../nbs/15b_selective_search.ipynb #2695380f
 MODES = {    # name → (colour spaces, sets of measures, k of the segmentation)
     "single": (("hsv",), ("CTSF",), (100,)),
     "fast": (("hsv", "lab"), ("CTSF", "TSF"), (50, 100)),
     "quality": (("hsv", "lab", "rgi", "h", "i"), ("CTSF", "TSF", "F", "S"), (50, 100, 150, 300)),
 }
 
-# %% ../nbs/15b_selective_search.ipynb #cacd1a47
+# %% ../nbs/15b_selective_search.ipynb #3b9542e6
 def rank_boxes(
     hierarchies: list[np.ndarray],   # per strategy (R, 4) boxes in the order of merging
     seed: int,
@@ -226,7 +226,7 @@ def rank_boxes(
     _, first = np.unique(ordered, axis=0, return_index=True)
     return ordered[np.sort(first)]
 
-# %% ../nbs/15b_selective_search.ipynb #49ade8da
+# %% ../nbs/15b_selective_search.ipynb #91becadb
 def image_hierarchies(
     image: np.ndarray,           # (H, W, 3) uint8
     spaces: Sequence[str],       # colour spaces
@@ -244,7 +244,7 @@ def image_hierarchies(
             hierarchies += [group_regions(regions, pairs, names) for names in measures]
     return hierarchies
 
-# %% ../nbs/15b_selective_search.ipynb #5298a741
+# %% ../nbs/15b_selective_search.ipynb #6b2e2d4b
 def selective_search(
     image: np.ndarray,                 # (H, W) or (H, W, 3) uint8, RGB
     mode: str = "fast",                # a key of MODES
@@ -271,7 +271,7 @@ def selective_search(
     large = ((boxes[:, 2:] - boxes[:, :2]) >= min_side).all(dim=1)
     return boxes[large][:max_proposals]
 
-# %% ../nbs/15b_selective_search.ipynb #68f5c02a
+# %% ../nbs/15b_selective_search.ipynb #9256ddf0
 def proposal_recall(
     proposals: Sequence[Tensor],    # per image (P, 4) xyxy, first the best ranked
     gt_boxes: Sequence[Tensor],     # per image (R, 4) xyxy, pixels
@@ -287,7 +287,7 @@ def proposal_recall(
     covered = [torch.cat([(iou[:, :n] >= iou_threshold).any(dim=1) for iou in ious]) for n in counts]
     return [float(hits.float().mean()) for hits in covered]
 
-# %% ../nbs/15b_selective_search.ipynb #2bc34713
+# %% ../nbs/15b_selective_search.ipynb #08ea84e0
 def image_key(
     path: str | Path,      # file of an image
     name: str,             # what errors call it
@@ -298,7 +298,7 @@ def image_key(
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: the image is missing; restore it or remove its rows.") from None
 
-# %% ../nbs/15b_selective_search.ipynb #bf1840b4
+# %% ../nbs/15b_selective_search.ipynb #fc6a3bfb
 def write_whole(
     path: Path,
     data: bytes | dict,    # bytes, or arrays for an .npz file
@@ -315,7 +315,7 @@ def write_whole(
     finally:
         partial.unlink(missing_ok=True)
 
-# %% ../nbs/15b_selective_search.ipynb #e8595e2f
+# %% ../nbs/15b_selective_search.ipynb #a94b6b92
 def stored_parameters(
     folder: str | Path,
 ) -> dict:                 # what `precompute_proposals` was given
@@ -329,10 +329,10 @@ def stored_parameters(
         raise ValueError(f"{Path(folder).name}: proposals.json cannot be read; delete the folder and make the store "
                          "again.") from None
 
-# %% ../nbs/15b_selective_search.ipynb #a4141d7c
+# %% ../nbs/15b_selective_search.ipynb #5271cb0f
 SEARCH_VERSION = 1    # raise it when the same image gives other proposals
 
-# %% ../nbs/15b_selective_search.ipynb #66d676c7
+# %% ../nbs/15b_selective_search.ipynb #e740cbbf
 def precompute_proposals(
     data: DetectionData,               # from load_boxes
     out: str | Path,                   # folder of the store; made when it is not there
@@ -368,7 +368,7 @@ def precompute_proposals(
             searched += 1
     return searched
 
-# %% ../nbs/15b_selective_search.ipynb #aea0b42c
+# %% ../nbs/15b_selective_search.ipynb #3b84aa9a
 def _stored(path: Path) -> dict[str, np.ndarray]:
     "The arrays of one file of a store, checked; ValueError for anything that is not one."
     try:
@@ -382,7 +382,7 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
                          "precompute_proposals again.")
     return arrays
 
-# %% ../nbs/15b_selective_search.ipynb #3c804057
+# %% ../nbs/15b_selective_search.ipynb #1a8793a7
 def read_proposals(
     data: DetectionData,           # from load_boxes
     folder: str | Path,            # of precompute_proposals
