@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['make_cell_anchors', 'grid_anchors', 'AnchorGenerator', 'size_iou', 'fit_anchors', 'anchors_from_sizes']
 
-# %% ../nbs/06_anchors.ipynb #78fa1a39
+# %% ../nbs/06_anchors.ipynb #ed9e394f
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/06_anchors.ipynb #7fc25a18
+from .boxes import InputError
+
+# %% ../nbs/06_anchors.ipynb #24d0341b
 def make_cell_anchors(
     sizes: tuple[float, ...],           # S square roots of the area, pixels
     aspect_ratios: tuple[float, ...],   # K ratios height / width
@@ -22,7 +24,7 @@ def make_cell_anchors(
     height = (root[:, None] * size).flatten()
     return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
 
-# %% ../nbs/06_anchors.ipynb #66a2e18b
+# %% ../nbs/06_anchors.ipynb #fafdc2f9
 def grid_anchors(
     cell_anchors: Tensor,              # (A, 4) xyxy around (0, 0), pixels
     grid_size: tuple[int, int],        # (height, width) of the feature map, cells
@@ -36,7 +38,7 @@ def grid_anchors(
     shifts = torch.stack((shift_x, shift_y, shift_x, shift_y), dim=-1)       # (height, width, 4)
     return (shifts[:, :, None] + cell_anchors).reshape(-1, 4)
 
-# %% ../nbs/06_anchors.ipynb #772a1e24
+# %% ../nbs/06_anchors.ipynb #554f74be
 class AnchorGenerator(nn.Module):
     """Anchors for every level of feature maps; torchvision's arguments and order.
 
@@ -73,18 +75,21 @@ class AnchorGenerator(nn.Module):
     ) -> list[Tensor]:                         # per level (height · width · A, 4) xyxy, pixels
         "Anchors of each level, computed once for each combination of shapes."
         if len(grid_sizes) != len(self.cell_anchors):
-            raise ValueError(f"{len(grid_sizes)} feature maps but anchors for {len(self.cell_anchors)} levels:"
+            raise InputError(f"{len(grid_sizes)} feature maps but anchors for {len(self.cell_anchors)} levels:"
                              " give sizes and aspect_ratios one entry a feature map")
         key = (tuple(image_size), tuple(map(tuple, grid_sizes)), dtype, torch.device(device))
-        if key not in self._cache:
+        if key in self._cache:
+            return self._cache[key]
+        anchors = [
+            grid_anchors(cell.to(device=device, dtype=dtype), grid,
+                         (image_size[0] // grid[0], image_size[1] // grid[1]))
+            for cell, grid in zip(self.cell_anchors, grid_sizes)
+        ]
+        if not torch.compiler.is_compiling():      # a compiler's tensors hold no numbers
             if len(self._cache) > 64:      # a bound for data sets with an image size of their own each
                 self._cache.clear()
-            self._cache[key] = [
-                grid_anchors(cell.to(device=device, dtype=dtype), grid,
-                             (image_size[0] // grid[0], image_size[1] // grid[1]))
-                for cell, grid in zip(self.cell_anchors, grid_sizes)
-            ]
-        return self._cache[key]
+            self._cache[key] = anchors
+        return anchors
 
     def forward(
         self,
@@ -92,12 +97,12 @@ class AnchorGenerator(nn.Module):
         feature_maps: list[Tensor],    # per level (N, C, h, w)
     ) -> list[Tensor]:                 # per image (anchors of all levels, 4) xyxy, pixels
         "All anchors of each image, level after level."
-        grids = [tuple(f.shape[-2:]) for f in feature_maps]
-        anchors = torch.cat(self.levels(tuple(image_list.tensors.shape[-2:]), grids,
+        grids = [tuple(map(int, f.shape[-2:])) for f in feature_maps]
+        anchors = torch.cat(self.levels(tuple(map(int, image_list.tensors.shape[-2:])), grids,
                                         feature_maps[0].dtype, feature_maps[0].device))
         return [anchors] * len(image_list.image_sizes)
 
-# %% ../nbs/06_anchors.ipynb #b380b98a
+# %% ../nbs/06_anchors.ipynb #ab17734b
 def size_iou(
     sizes1: np.ndarray,   # (R, 2) width, height
     sizes2: np.ndarray,   # (K, 2) width, height
@@ -106,7 +111,7 @@ def size_iou(
     shared = np.minimum(sizes1[:, None], sizes2[None]).prod(-1)
     return shared / (sizes1.prod(-1)[:, None] + sizes2.prod(-1)[None] - shared)
 
-# %% ../nbs/06_anchors.ipynb #4ac39ea6
+# %% ../nbs/06_anchors.ipynb #a28c03b3
 def fit_anchors(
     sizes: np.ndarray,     # (R, 2) width, height of the training boxes, pixels of the network's input
     k: int,                # number of anchors
@@ -132,7 +137,7 @@ def fit_anchors(
         centers = moved
     return centers[np.argsort(centers.prod(-1))]
 
-# %% ../nbs/06_anchors.ipynb #77538d82
+# %% ../nbs/06_anchors.ipynb #4873e6ec
 def anchors_from_sizes(
     sizes: np.ndarray,   # (K, 2) width, height, pixels
 ) -> Tensor:             # (K, 4) float32 xyxy around (0, 0), pixels
