@@ -165,7 +165,8 @@ def pool_and_head(
     image_sizes: list[tuple[int, int]],
 ) -> Tensor:                                # (ΣR, F)
     "The head's answer for all RoIs. Its first layer comes before the pooling where that is clearly less work."
-    if may_exchange(box_roi_pool, box_head):
+    exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    if may_exchange(box_roi_pool, box_head) and not exported:
         maps, flat_rois, levels, scales = box_roi_pool.assign(features, rois, image_sizes)
         size, samples = box_roi_pool.output_size, box_roi_pool.sampling_ratio
         maps = maps[:int(levels.max()) + 1] if len(levels) else maps     # small images need no coarse maps
@@ -232,7 +233,7 @@ class RoIHeads(nn.Module):
     ) -> list[dict[str, Tensor]]:               # per image "boxes", "labels", "scores"
         "Detections of each image."
         logits, deltas = self.predict(features, proposals, image_sizes)
-        counts = [len(p) for p in proposals]
+        counts = [p.shape[0] for p in proposals]      # len() would be frozen in an exported model
         return [select_detections(*parts, weights=self.bbox_reg_weights, score_thresh=self.score_thresh,
                                   nms_thresh=self.nms_thresh, detections_per_img=self.detections_per_img)
                 for parts in zip(logits.split(counts), deltas.split(counts), proposals, image_sizes)]

@@ -376,7 +376,7 @@ def level_scales(
     longest = max(h for h, _ in image_sizes), max(w for _, w in image_sizes)
     scales = []
     for x in maps:
-        exponents = {round(np.log2(cells / pixels)) for cells, pixels in zip(x.shape[-2:], longest)}
+        exponents = {round(np.log2(int(cells) / int(pixels))) for cells, pixels in zip(x.shape[-2:], longest)}
         if len(exponents) > 1:
             raise ValueError(f"a map of {tuple(x.shape[-2:])} cells for images up to {longest} pixels has two strides: "
                              "the backbone must shrink height and width alike")
