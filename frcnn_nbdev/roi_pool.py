@@ -20,6 +20,8 @@ import torchvision
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from .boxes import InputError
+
 # %% ../nbs/12_roi_pool.ipynb #80968ba8
 def as_rois(
     boxes: Tensor | list[Tensor],   # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4)
@@ -27,13 +29,13 @@ def as_rois(
     "RoIs with their image's index in front."
     if isinstance(boxes, Tensor):
         if boxes.ndim != 2 or boxes.shape[1] != 5:
-            raise ValueError(f"RoIs have shape {tuple(boxes.shape)}: give (R, 5), or a list with (R, 4) an image")
+            raise InputError(f"RoIs have shape {tuple(boxes.shape)}: give (R, 5), or a list with (R, 4) an image")
         return boxes.detach()      # as in torchvision: no gradient to the coordinates
     if len(boxes) == 0:
         raise ValueError("the list of RoIs is empty: give one tensor (R, 4) an image, with R = 0 for none")
     for i, b in enumerate(boxes):
         if b.ndim != 2 or b.shape[1] != 4:
-            raise ValueError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
+            raise InputError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
     return torch.cat([F.pad(b.detach(), (1, 0), value=i) for i, b in enumerate(boxes)])
 
 # %% ../nbs/12_roi_pool.ipynb #1f664a00
@@ -289,8 +291,9 @@ def is_sparse_product(
     sampling_ratio: int,
 ) -> bool:
     "Whether RoIAlign is computed as a sparse product here, or by torchvision's kernel."
-    return (input.device.type == "cpu" and sampling_ratio > 0 and num_bins * (2 * sampling_ratio) ** 2 <= MAX_ENTRIES
-            and not torch.jit.is_tracing() and not torch.compiler.is_exporting())
+    return (input.device.type == "cpu" and sampling_ratio > 0
+            and not torch.jit.is_tracing() and not torch.compiler.is_exporting()
+            and num_bins * (2 * sampling_ratio) ** 2 <= MAX_ENTRIES)
 
 # %% ../nbs/12_roi_pool.ipynb #2f452c8a
 def roi_align(
@@ -308,7 +311,7 @@ def roi_align(
     """
     rois, bins = as_rois(boxes), pair(output_size)
     check_rois(input, rois)
-    if not is_sparse_product(input, len(rois) * bins[0] * bins[1], sampling_ratio):
+    if not is_sparse_product(input, rois.shape[0] * bins[0] * bins[1], sampling_ratio):
         return torchvision_kernel(torchvision.ops.roi_align, input, rois, bins, spatial_scale, sampling_ratio, aligned)
     levels = torch.zeros(len(rois), dtype=torch.int64)
     columns, weights = rois_to_map([input], rois, levels, [spatial_scale], bins, sampling_ratio, aligned)
@@ -424,7 +427,7 @@ class MultiScaleRoIAlign(nn.Module):
     ) -> Tensor:                              # (ΣR, C, P, Q)
         maps, rois, levels, scales = self.assign(x, boxes, image_shapes)
         size, samples = self.output_size, self.sampling_ratio
-        if is_sparse_product(maps[0], len(rois) * size[0] * size[1], samples):
+        if is_sparse_product(maps[0], rois.shape[0] * size[0] * size[1], samples):
             columns, weights = rois_to_map(maps, rois, levels, scales, size, samples)
             return pool_rows(torch.cat([cell_rows(m) for m in maps]), columns, weights, size)
         if len(maps) == 1:
@@ -433,3 +436,7 @@ class MultiScaleRoIAlign(nn.Module):
         # Back from level by level into the order of the RoIs.
         order = torch.cat([torch.where(levels == i)[0] for i in range(len(maps))])
         return torch.cat(pooled)[order.argsort()]
+
+    def extra_repr(self) -> str:
+        return (f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
+                f"sampling_ratio={self.sampling_ratio}")
