@@ -6,14 +6,15 @@
 __all__ = ['make_cell_anchors', 'grid_anchors', 'AnchorGenerator', 'size_iou', 'fit_anchors', 'anchors_from_sizes',
            'best_grid_ious']
 
-# %% ../nbs/06_anchors.ipynb #d0d69192
+# %% ../nbs/06_anchors.ipynb #193532e8
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .boxes import InputError
 from .iou import box_iou
 
-# %% ../nbs/06_anchors.ipynb #68585d74
+# %% ../nbs/06_anchors.ipynb #1d6bd42a
 def make_cell_anchors(
     sizes: tuple[float, ...],           # S square roots of the area, pixels
     aspect_ratios: tuple[float, ...],   # K ratios height / width
@@ -25,7 +26,7 @@ def make_cell_anchors(
     height = (root[:, None] * size).flatten()
     return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
 
-# %% ../nbs/06_anchors.ipynb #ab7c38a0
+# %% ../nbs/06_anchors.ipynb #c7b3b139
 def grid_anchors(
     cell_anchors: Tensor,              # (A, 4) xyxy around (0, 0), pixels
     grid_size: tuple[int, int],        # (height, width) of the feature map, cells
@@ -39,7 +40,7 @@ def grid_anchors(
     shifts = torch.stack((shift_x, shift_y, shift_x, shift_y), dim=-1)       # (height, width, 4)
     return (shifts[:, :, None] + cell_anchors).reshape(-1, 4)
 
-# %% ../nbs/06_anchors.ipynb #330cb2e0
+# %% ../nbs/06_anchors.ipynb #f087fd04
 class AnchorGenerator(nn.Module):
     """Anchors for every level of feature maps; torchvision's arguments and order.
 
@@ -76,18 +77,21 @@ class AnchorGenerator(nn.Module):
     ) -> list[Tensor]:                         # per level (height · width · A, 4) xyxy, pixels
         "Anchors of each level, computed once for each combination of shapes."
         if len(grid_sizes) != len(self.cell_anchors):
-            raise ValueError(f"{len(grid_sizes)} feature maps but anchors for {len(self.cell_anchors)} levels:"
+            raise InputError(f"{len(grid_sizes)} feature maps but anchors for {len(self.cell_anchors)} levels:"
                              " give sizes and aspect_ratios one entry a feature map")
         key = (tuple(image_size), tuple(map(tuple, grid_sizes)), dtype, torch.device(device))
-        if key not in self._cache:
+        if key in self._cache:
+            return self._cache[key]
+        anchors = [
+            grid_anchors(cell.to(device=device, dtype=dtype), grid,
+                         (image_size[0] // grid[0], image_size[1] // grid[1]))
+            for cell, grid in zip(self.cell_anchors, grid_sizes)
+        ]
+        if not torch.compiler.is_compiling():      # a compiler's tensors hold no numbers
             if len(self._cache) > 64:      # a bound for data sets with an image size of their own each
                 self._cache.clear()
-            self._cache[key] = [
-                grid_anchors(cell.to(device=device, dtype=dtype), grid,
-                             (image_size[0] // grid[0], image_size[1] // grid[1]))
-                for cell, grid in zip(self.cell_anchors, grid_sizes)
-            ]
-        return self._cache[key]
+            self._cache[key] = anchors
+        return anchors
 
     def forward(
         self,
@@ -95,12 +99,12 @@ class AnchorGenerator(nn.Module):
         feature_maps: list[Tensor],    # per level (N, C, h, w)
     ) -> list[Tensor]:                 # per image (anchors of all levels, 4) xyxy, pixels
         "All anchors of each image, level after level."
-        grids = [tuple(f.shape[-2:]) for f in feature_maps]
-        anchors = torch.cat(self.levels(tuple(image_list.tensors.shape[-2:]), grids,
+        grids = [tuple(map(int, f.shape[-2:])) for f in feature_maps]
+        anchors = torch.cat(self.levels(tuple(map(int, image_list.tensors.shape[-2:])), grids,
                                         feature_maps[0].dtype, feature_maps[0].device))
         return [anchors] * len(image_list.image_sizes)
 
-# %% ../nbs/06_anchors.ipynb #76247bd3
+# %% ../nbs/06_anchors.ipynb #fc040602
 def size_iou(
     sizes1: np.ndarray,   # (R, 2) width, height
     sizes2: np.ndarray,   # (K, 2) width, height
@@ -109,7 +113,7 @@ def size_iou(
     shared = np.minimum(sizes1[:, None], sizes2[None]).prod(-1)
     return shared / (sizes1.prod(-1)[:, None] + sizes2.prod(-1)[None] - shared)
 
-# %% ../nbs/06_anchors.ipynb #2386c932
+# %% ../nbs/06_anchors.ipynb #ab57f837
 def fit_anchors(
     sizes: np.ndarray,     # (R, 2) width, height of the training boxes, pixels of the network's input
     k: int,                # number of anchors
@@ -135,7 +139,7 @@ def fit_anchors(
         centers = moved
     return centers[np.argsort(centers.prod(-1))]
 
-# %% ../nbs/06_anchors.ipynb #e0c6ad51
+# %% ../nbs/06_anchors.ipynb #97c4cf2a
 def anchors_from_sizes(
     sizes: np.ndarray,   # (K, 2) width, height, pixels
 ) -> Tensor:             # (K, 4) float32 xyxy around (0, 0), pixels
@@ -143,7 +147,7 @@ def anchors_from_sizes(
     half = torch.as_tensor(np.asarray(sizes), dtype=torch.float32) / 2
     return torch.cat((-half, half), dim=1)
 
-# %% ../nbs/06_anchors.ipynb #58ebc598
+# %% ../nbs/06_anchors.ipynb #8e404abb
 def best_grid_ious(
     boxes: list[Tensor],                 # per image (R, 4) xyxy, pixels of the network's input
     shapes: list[tuple[int, int]],       # per image (height, width)

@@ -6,7 +6,7 @@
 __all__ = ['TwoMLPHead', 'FastRCNNConvFCHead', 'FastRCNNPredictor', 'at_least_float32', 'fastrcnn_losses', 'select_detections',
            'linear_of_pooled', 'may_exchange', 'pool_and_head', 'RoIHeads']
 
-# %% ../nbs/13_head.ipynb #8eb1e3f8
+# %% ../nbs/13_head.ipynb #f1fdf554
 from collections.abc import Callable
 
 import torch
@@ -20,7 +20,7 @@ from .nms import batched_nms
 from .proposal_targets import sample_proposals
 from .roi_pool import MultiScaleRoIAlign, SparseMap, cell_rows, is_sparse_product, rois_to_map
 
-# %% ../nbs/13_head.ipynb #60b0972f
+# %% ../nbs/13_head.ipynb #135bc87b
 class TwoMLPHead(nn.Module):
     "Two fully connected layers over the flattened RoI features, each followed by a ReLU."
     def __init__(
@@ -35,7 +35,7 @@ class TwoMLPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:   # (R, C, 7, 7) → (R, representation_size)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
 
-# %% ../nbs/13_head.ipynb #02be568c
+# %% ../nbs/13_head.ipynb #4ed546d8
 class FastRCNNConvFCHead(nn.Sequential):
     "Convolutions, then fully connected layers: the box head of `fasterrcnn_resnet50_fpn_v2`."
     def __init__(
@@ -62,7 +62,7 @@ class FastRCNNConvFCHead(nn.Sequential):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-# %% ../nbs/13_head.ipynb #8629492c
+# %% ../nbs/13_head.ipynb #4b5e2206
 class FastRCNNPredictor(nn.Module):
     "Class logits, and for every class four deltas."
     def __init__(
@@ -78,14 +78,14 @@ class FastRCNNPredictor(nn.Module):
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
-# %% ../nbs/13_head.ipynb #3faaf841
+# %% ../nbs/13_head.ipynb #639329d8
 def at_least_float32(
     x: Tensor,
 ) -> Tensor:      # float32 for half precision, else as it was
     "Half precision is for layers: bfloat16 has 8 bits, which puts a box at pixel 500 on a grid of 2 pixels."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/13_head.ipynb #abc37f33
+# %% ../nbs/13_head.ipynb #3fcc5e33
 def fastrcnn_losses(
     class_logits: Tensor,    # (R, C)
     box_deltas: Tensor,      # (R, 4C)
@@ -103,7 +103,7 @@ def fastrcnn_losses(
     loss_box = F.smooth_l1_loss(predicted, target_deltas[objects].to(predicted.dtype), beta=beta, reduction="sum")
     return {"loss_classifier": F.cross_entropy(class_logits, labels), "loss_box_reg": loss_box / len(labels)}
 
-# %% ../nbs/13_head.ipynb #5346146f
+# %% ../nbs/13_head.ipynb #9eda23b6
 def select_detections(
     class_logits: Tensor,        # (R, C) of one image
     box_deltas: Tensor,          # (R, 4C)
@@ -127,7 +127,7 @@ def select_detections(
     keep = batched_nms(boxes, scores, labels, nms_thresh, detections_per_img)
     return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
 
-# %% ../nbs/13_head.ipynb #7e3225d0
+# %% ../nbs/13_head.ipynb #c714d4cb
 def linear_of_pooled(
     linear: nn.Linear,     # B·C → F, B bins
     rows: Tensor,          # (M, C) cells of all maps
@@ -145,7 +145,7 @@ def linear_of_pooled(
     pooled = SparseMap.apply(answers.to(wide), columns, weights.to(wide).view(columns.shape))
     return pooled if linear.bias is None else pooled + linear.bias
 
-# %% ../nbs/13_head.ipynb #8fe8b181
+# %% ../nbs/13_head.ipynb #949f8e49
 def may_exchange(
     box_roi_pool: nn.Module,
     box_head: nn.Module,
@@ -156,7 +156,7 @@ def may_exchange(
     parts = (box_roi_pool, box_head, box_head.fc6)
     return type(box_head.fc6) is nn.Linear and not any(p._forward_hooks or p._forward_pre_hooks for p in parts)
 
-# %% ../nbs/13_head.ipynb #baffeb6c
+# %% ../nbs/13_head.ipynb #890200b0
 def pool_and_head(
     box_roi_pool: nn.Module,
     box_head: nn.Module,
@@ -177,7 +177,7 @@ def pool_and_head(
             return F.relu(box_head.fc7(F.relu(linear_of_pooled(box_head.fc6, rows, columns, weights))))
     return box_head(box_roi_pool(features, rois, image_sizes))
 
-# %% ../nbs/13_head.ipynb #a248c995
+# %% ../nbs/13_head.ipynb #ded66e2d
 class RoIHeads(nn.Module):
     "Sampling, pooling, head, losses and detections; torchvision's arguments, and `beta`."
     def __init__(
@@ -234,7 +234,7 @@ class RoIHeads(nn.Module):
     ) -> list[dict[str, Tensor]]:               # per image "boxes", "labels", "scores"
         "Detections of each image."
         logits, deltas = self.predict(features, proposals, image_sizes)
-        counts = [len(p) for p in proposals]
+        counts = [p.shape[0] for p in proposals]      # len() would be frozen in an exported model
         return [select_detections(*parts, weights=self.bbox_reg_weights, score_thresh=self.score_thresh,
                                   nms_thresh=self.nms_thresh, detections_per_img=self.detections_per_img)
                 for parts in zip(logits.split(counts), deltas.split(counts), proposals, image_sizes)]

@@ -9,7 +9,7 @@ __all__ = ['box_intersection', 'box_iou', 'generalized_box_iou', 'Matcher']
 import torch
 from torch import Tensor
 
-from .boxes import box_area
+from .boxes import box_area, box_convert
 
 # %% ../nbs/07_iou.ipynb #41743828
 def box_intersection(
@@ -26,10 +26,13 @@ def box_intersection(
 
 # %% ../nbs/07_iou.ipynb #043800fa
 def box_iou(
-    boxes1: Tensor,   # (..., R, 4) xyxy, pixels
-    boxes2: Tensor,   # (..., S, 4) xyxy, pixels
-) -> Tensor:          # (..., R, S) in [0, 1]
+    boxes1: Tensor,      # (..., R, 4) in the format `fmt`, pixels
+    boxes2: Tensor,      # (..., S, 4) in the format `fmt`, pixels
+    fmt: str = "xyxy",   # one of `box_convert`'s
+) -> Tensor:             # (..., R, S) in [0, 1]
     "Intersection over union of each box of the first set with each box of the second."
+    if fmt != "xyxy":
+        boxes1, boxes2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
     if boxes1.dtype in (torch.float16, torch.bfloat16):
         boxes1, boxes2 = boxes1.float(), boxes2.float()
     intersection = box_intersection(boxes1, boxes2)
@@ -42,6 +45,8 @@ def generalized_box_iou(
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
 ) -> Tensor:          # (..., R, S) in (-1, 1]
     "IoU less the empty share of the hull (Rezatofighi et al. 2019); negative for boxes far apart."
+    if boxes1.dtype in (torch.float16, torch.bfloat16):
+        boxes1, boxes2 = boxes1.float(), boxes2.float()
     intersection = box_intersection(boxes1, boxes2)
     union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
     top_left = torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])

@@ -66,11 +66,10 @@ def batched_nms(
     max_kept: int | None = None,   # stop after so many, of all groups
 ) -> Tensor:                 # (K,) int64, kept boxes, best first
     "Non-maximum suppression within each group: boxes of different groups never suppress each other."
-    if boxes.numel() == 0:
-        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     # Moving each group to a place of its own makes groups disjoint; one call then does for all.
-    # Boxes that were not clipped may begin left of 0, which the distance must cover too.
-    distance = boxes.max() - boxes.min().clamp(max=0) + 1
+    # Boxes that were not clipped may begin left of 0, which the distance must cover too; with 0 there is always one.
+    extent = torch.cat((boxes.new_zeros(1), boxes.flatten()))
+    distance = extent.max() - extent.min() + 1
     offsets = idxs.to(boxes) * distance
     return nms(boxes + offsets[:, None], scores, iou_threshold, max_kept)
 
