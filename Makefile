@@ -48,8 +48,9 @@ test-python: $(STAMP)  ## run the tests that cross stages
 	@echo "== pytest: tests/"
 	$(BIN)/python -m pytest
 
-test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP)  ## the cells and tests that take minutes
+	$(BIN)/nbdev_test --flags slow --do_print
+	$(BIN)/python -m pytest -m slow || test $$? -eq 5    # 5: no test is marked
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs
@@ -65,6 +66,7 @@ notebooks: $(STAMP)  ## run every notebook in place, so that its outputs are fre
 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb
+	sed -i.bak -e 's|](\([0-9][0-9][a-z]*_[a-z_]*\.ipynb\))|](nbs/\1)|g' -e 's|](\.\./|](|g' README.md && rm README.md.bak
 
 clean:  ## remove what was built, not the environment nor the runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache _docs _proc

@@ -6,9 +6,10 @@
 __all__ = ['BACKBONES', 'keep_until_smaller', 'weights_file', 'read_weights', 'fill_weights', 'load_weights',
            'classification_model', 'freeze', 'cut_vgg16', 'vgg16_backbone', 'resnet_c4_backbone', 'LayerTaps',
            'FeaturePyramidNetwork', 'BackboneWithFPN', 'resnet_fpn_backbone', 'mobilenet_fpn_backbone',
-           'squeezenet_backbone', 'ResidualBlock', 'SmallBackbone', 'build_backbone']
+           'squeezenet_backbone', 'MergedBackbone', 'ResidualBlock', 'SmallBackbone', 'squeezenet_merged_backbone',
+           'build_backbone']
 
-# %% ../nbs/05_features.ipynb #09fa7472
+# %% ../nbs/05_features.ipynb #f4a381b6
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.misc import Conv2dNormActivation
 
-# %% ../nbs/05_features.ipynb #1e8fca0b
+# %% ../nbs/05_features.ipynb #29ae7d8e
 def keep_until_smaller(
     layers: nn.Sequential,   # convolutions and poolings, in order
     image_size: int,         # side of a square input, pixels
@@ -39,7 +40,7 @@ def keep_until_smaller(
             kept.append(layer)
     return nn.Sequential(*kept)
 
-# %% ../nbs/05_features.ipynb #0fb5bbbb
+# %% ../nbs/05_features.ipynb #1a9fc423
 def weights_file(
     weights: str | Path | Enum | None,   # what users give as `weights`
 ) -> Path | None:                        # None: it is no file but a name, an enum member or nothing
@@ -48,7 +49,7 @@ def weights_file(
         return Path(weights)
     return weights if isinstance(weights, Path) else None
 
-# %% ../nbs/05_features.ipynb #efe5e88b
+# %% ../nbs/05_features.ipynb #ea7253a2
 def read_weights(
     path: str | Path,          # .safetensors, or .pth of tensors only
 ) -> dict[str, Tensor]:
@@ -68,7 +69,7 @@ def read_weights(
                          "save the model's state_dict")
     return state
 
-# %% ../nbs/05_features.ipynb #7fc5b3bd
+# %% ../nbs/05_features.ipynb #f65c01ad
 def fill_weights(
     model: nn.Module,
     state: dict[str, Tensor],   # parameter name → values
@@ -90,7 +91,7 @@ def fill_weights(
             found[key] = state[key]
     model.load_state_dict(found)
 
-# %% ../nbs/05_features.ipynb #1c072968
+# %% ../nbs/05_features.ipynb #9f58d399
 def load_weights(
     model: nn.Module,
     path: str | Path,          # .safetensors, or .pth of tensors only
@@ -99,7 +100,7 @@ def load_weights(
     "Fill `model` from a local file. Raises ValueError when names or shapes do not fit; extra tensors are allowed."
     fill_weights(model, read_weights(path), f"weights file {Path(path).name}", name)
 
-# %% ../nbs/05_features.ipynb #4360a8e8
+# %% ../nbs/05_features.ipynb #32a7ffce
 def classification_model(
     name: str,                                 # a constructor of torchvision.models
     weights: str | Path | Enum | None = None,  # None, a local file, or a torchvision weight such as "IMAGENET1K_V1"
@@ -120,7 +121,7 @@ def classification_model(
         load_weights(model, file, name)
     return model
 
-# %% ../nbs/05_features.ipynb #08c37a9a
+# %% ../nbs/05_features.ipynb #20ec8c8b
 def freeze(
     module: nn.Module,
 ) -> None:
@@ -128,7 +129,7 @@ def freeze(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
 
-# %% ../nbs/05_features.ipynb #603b39eb
+# %% ../nbs/05_features.ipynb #349a8e2c
 def cut_vgg16(
     model: nn.Module,               # torchvision's VGG16
     trainable_layers: int = 5,      # of the five groups of convolutions, the last ones first
@@ -143,7 +144,7 @@ def cut_vgg16(
     layers.out_channels = 512
     return layers
 
-# %% ../nbs/05_features.ipynb #77901eab
+# %% ../nbs/05_features.ipynb #8e03353a
 def vgg16_backbone(
     weights: str | Path | Enum | None = None,
     trainable_layers: int = 5,      # of the five groups of convolutions, how many train, the last ones first
@@ -151,7 +152,7 @@ def vgg16_backbone(
     "VGG16 without its last pooling: stride 16, 512 channels, as in the paper."
     return cut_vgg16(classification_model("vgg16", weights), trainable_layers)
 
-# %% ../nbs/05_features.ipynb #86859ef1
+# %% ../nbs/05_features.ipynb #6c02385b
 def resnet_c4_backbone(
     name: str = "resnet18",
     weights: str | Path | Enum | None = None,
@@ -166,7 +167,7 @@ def resnet_c4_backbone(
     body.out_channels = model.layer4[0].conv1.in_channels
     return body
 
-# %% ../nbs/05_features.ipynb #5a819ab5
+# %% ../nbs/05_features.ipynb #eb7dee4c
 class LayerTaps(nn.ModuleDict):
     "A network cut after its last tapped child, returning the outputs of the tapped ones by their new names."
     def __init__(
@@ -194,7 +195,7 @@ class LayerTaps(nn.ModuleDict):
                 outputs[self.taps[name]] = x
         return outputs
 
-# %% ../nbs/05_features.ipynb #a5d8e97a
+# %% ../nbs/05_features.ipynb #4a68a808
 class FeaturePyramidNetwork(nn.Module):
     """Maps of several strides, each with the meaning of the deepest (Lin et al. 2017).
 
@@ -232,7 +233,7 @@ class FeaturePyramidNetwork(nn.Module):
         outputs["pool"] = F.max_pool2d(outputs[names[-1]], kernel_size=1, stride=2)
         return outputs
 
-# %% ../nbs/05_features.ipynb #d15f0382
+# %% ../nbs/05_features.ipynb #57e4c887
 class BackboneWithFPN(nn.Module):
     "A tapped network with a feature pyramid on top; torchvision's parameter names."
     def __init__(
@@ -251,7 +252,7 @@ class BackboneWithFPN(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return self.fpn(self.body(x))
 
-# %% ../nbs/05_features.ipynb #6a5bbd87
+# %% ../nbs/05_features.ipynb #c90b40a1
 def resnet_fpn_backbone(
     name: str = "resnet50",
     weights: str | Path | Enum | None = None,
@@ -272,7 +273,7 @@ def resnet_fpn_backbone(
     return BackboneWithFPN(model, {f"layer{i}": str(i - 1) for i in range(1, 5)},
                            [width, 2 * width, 4 * width, 8 * width], 256, fpn_norm_layer)
 
-# %% ../nbs/05_features.ipynb #6bec020c
+# %% ../nbs/05_features.ipynb #c6e47927
 def mobilenet_fpn_backbone(
     name: str = "mobilenet_v3_large",
     weights: str | Path | Enum | None = None,
@@ -292,7 +293,7 @@ def mobilenet_fpn_backbone(
     taps = [stages[-2], stages[-1]]
     return BackboneWithFPN(layers, {str(t): str(i) for i, t in enumerate(taps)}, [layers[t].out_channels for t in taps])
 
-# %% ../nbs/05_features.ipynb #1175893e
+# %% ../nbs/05_features.ipynb #c0f1f8d2
 def squeezenet_backbone(
     weights: str | Path | Enum | None = None,
 ) -> nn.Sequential:
@@ -301,7 +302,30 @@ def squeezenet_backbone(
     layers.out_channels = 512
     return layers
 
-# %% ../nbs/05_features.ipynb #fcb72612
+# %% ../nbs/05_features.ipynb #315a226b
+class MergedBackbone(nn.Module):
+    "One map from several stages of a network: the coarser ones enlarged and added to the finest (as in Lin et al. 2017)."
+    def __init__(
+        self,
+        stages: nn.Module,            # its children run in order
+        taps: dict[str, int],         # child's name → its channels, finest map first
+        out_channels: int,            # of the map
+    ):
+        super().__init__()
+        self.stages = LayerTaps(stages, {name: name for name in taps})
+        self.laterals = nn.ModuleList([nn.Conv2d(channels, out_channels, 1) for channels in taps.values()])
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:      # (N, 3, H, W) → (N, out_channels, H / stride, W / stride)
+        maps = [lateral(m) for lateral, m in zip(self.laterals, self.stages(x).values())]
+        merged = maps.pop()
+        while maps:
+            finer = maps.pop()
+            merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
+        return F.relu(self.norm(merged))
+
+# %% ../nbs/05_features.ipynb #1ec508df
 class ResidualBlock(nn.Module):
     "Two 3×3 convolutions around a shortcut (He et al. 2016)."
     def __init__(
@@ -319,8 +343,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
 
-# %% ../nbs/05_features.ipynb #09c87d1f
-class SmallBackbone(nn.Module):
+# %% ../nbs/05_features.ipynb #02601ea2
+class SmallBackbone(MergedBackbone):
     """One map of stride 4 for small images: residual stages of strides 4, 8 and 16, merged top-down.
 
     Bones are about 21×13 pixels in a 128-pixel image: 1.3×0.8 cells of a map of stride 16, too few to tell
@@ -331,36 +355,33 @@ class SmallBackbone(nn.Module):
         width: int = 32,          # channels of the stem; the stages have 2, 4 and 6 times as many
         out_channels: int = 64,   # of the map
     ):
-        super().__init__()
         w = width
-        self.stem = Conv2dNormActivation(3, w, 3, 2)                # stride 2
-        self.stage1 = ResidualBlock(w, 2 * w, 2)                    # stride 4
-        self.stage2 = ResidualBlock(2 * w, 4 * w, 2)                # stride 8
-        self.stage3 = ResidualBlock(4 * w, 6 * w, 2)                # stride 16
-        self.lateral1 = nn.Conv2d(2 * w, out_channels, 1)
-        self.lateral2 = nn.Conv2d(4 * w, out_channels, 1)
-        self.lateral3 = nn.Conv2d(6 * w, out_channels, 1)
-        self.norm = nn.BatchNorm2d(out_channels)
-        self.out_channels = out_channels
+        stages = nn.Sequential(OrderedDict(
+            stem=Conv2dNormActivation(3, w, 3, 2),                # stride 2
+            stage1=ResidualBlock(w, 2 * w, 2),                    # stride 4
+            stage2=ResidualBlock(2 * w, 4 * w, 2),                # stride 8
+            stage3=ResidualBlock(4 * w, 6 * w, 2)))               # stride 16
+        super().__init__(stages, {"stage1": 2 * w, "stage2": 4 * w, "stage3": 6 * w}, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:      # (N, 3, H, W) → (N, out_channels, H / 4, W / 4)
-        c1 = self.stage1(self.stem(x))
-        c2 = self.stage2(c1)
-        c3 = self.stage3(c2)
-        merged = self.lateral2(c2) + F.interpolate(self.lateral3(c3), size=c2.shape[-2:], mode="nearest")
-        merged = self.lateral1(c1) + F.interpolate(merged, size=c1.shape[-2:], mode="nearest")
-        return F.relu(self.norm(merged))
+# %% ../nbs/05_features.ipynb #16cb8db4
+def squeezenet_merged_backbone(
+    weights: str | Path | Enum | None = None,
+    out_channels: int = 128,
+) -> MergedBackbone:
+    "SqueezeNet 1.0 with one map of stride 8, merged from its maps of strides 8 and 16."
+    layers = classification_model("squeezenet1_0", weights).features
+    return MergedBackbone(layers, {"10": 512, "12": 512}, out_channels)      # Fire modules 8 and 9
 
-# %% ../nbs/05_features.ipynb #aad4bd94
+# %% ../nbs/05_features.ipynb #09aef156
 BACKBONES: dict[str, Callable[..., nn.Module]] = {   # name → constructor; one map "0"
     "small": lambda weights=None: SmallBackbone(),
     "resnet18": lambda weights=None: resnet_c4_backbone("resnet18", weights),
     "resnet50": lambda weights=None: resnet_c4_backbone("resnet50", weights),
     "vgg16": lambda weights=None: vgg16_backbone(weights),
-    "squeezenet1_0": lambda weights=None: squeezenet_backbone(weights),
+    "squeezenet1_0": lambda weights=None: squeezenet_merged_backbone(weights),
 }
 
-# %% ../nbs/05_features.ipynb #c0fc66af
+# %% ../nbs/05_features.ipynb #3128e62b
 def build_backbone(
     name: str,                                 # a key of BACKBONES
     weights: str | Path | Enum | None = None,  # None, a local file, or a torchvision weight name

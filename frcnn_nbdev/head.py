@@ -6,7 +6,7 @@
 __all__ = ['TwoMLPHead', 'FastRCNNConvFCHead', 'FastRCNNPredictor', 'at_least_float32', 'fastrcnn_losses', 'select_detections',
            'linear_of_pooled', 'may_exchange', 'pool_and_head', 'RoIHeads']
 
-# %% ../nbs/13_head.ipynb #1cf6020f
+# %% ../nbs/13_head.ipynb #f1fdf554
 from collections.abc import Callable
 
 import torch
@@ -20,7 +20,7 @@ from .nms import batched_nms
 from .proposal_targets import sample_proposals
 from .roi_pool import MultiScaleRoIAlign, SparseMap, cell_rows, is_sparse_product, rois_to_map
 
-# %% ../nbs/13_head.ipynb #c3641944
+# %% ../nbs/13_head.ipynb #135bc87b
 class TwoMLPHead(nn.Module):
     "Two fully connected layers over the flattened RoI features, each followed by a ReLU."
     def __init__(
@@ -35,7 +35,7 @@ class TwoMLPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:   # (R, C, 7, 7) → (R, representation_size)
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
 
-# %% ../nbs/13_head.ipynb #8413aa52
+# %% ../nbs/13_head.ipynb #4ed546d8
 class FastRCNNConvFCHead(nn.Sequential):
     "Convolutions, then fully connected layers: the box head of `fasterrcnn_resnet50_fpn_v2`."
     def __init__(
@@ -62,7 +62,7 @@ class FastRCNNConvFCHead(nn.Sequential):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-# %% ../nbs/13_head.ipynb #38b7ec22
+# %% ../nbs/13_head.ipynb #4b5e2206
 class FastRCNNPredictor(nn.Module):
     "Class logits, and for every class four deltas."
     def __init__(
@@ -78,14 +78,14 @@ class FastRCNNPredictor(nn.Module):
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
-# %% ../nbs/13_head.ipynb #0f73ecdd
+# %% ../nbs/13_head.ipynb #639329d8
 def at_least_float32(
     x: Tensor,
 ) -> Tensor:      # float32 for half precision, else as it was
     "Half precision is for layers: bfloat16 has 8 bits, which puts a box at pixel 500 on a grid of 2 pixels."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/13_head.ipynb #49bd7d85
+# %% ../nbs/13_head.ipynb #3fcc5e33
 def fastrcnn_losses(
     class_logits: Tensor,    # (R, C)
     box_deltas: Tensor,      # (R, 4C)
@@ -103,7 +103,7 @@ def fastrcnn_losses(
     loss_box = F.smooth_l1_loss(predicted, target_deltas[objects].to(predicted.dtype), beta=beta, reduction="sum")
     return {"loss_classifier": F.cross_entropy(class_logits, labels), "loss_box_reg": loss_box / len(labels)}
 
-# %% ../nbs/13_head.ipynb #92bbfc21
+# %% ../nbs/13_head.ipynb #9eda23b6
 def select_detections(
     class_logits: Tensor,        # (R, C) of one image
     box_deltas: Tensor,          # (R, 4C)
@@ -127,7 +127,7 @@ def select_detections(
     keep = batched_nms(boxes, scores, labels, nms_thresh, detections_per_img)
     return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
 
-# %% ../nbs/13_head.ipynb #caa88a54
+# %% ../nbs/13_head.ipynb #c714d4cb
 def linear_of_pooled(
     linear: nn.Linear,     # B·C → F, B bins
     rows: Tensor,          # (M, C) cells of all maps
@@ -145,7 +145,7 @@ def linear_of_pooled(
     pooled = SparseMap.apply(answers.to(wide), columns, weights.to(wide).view(columns.shape))
     return pooled if linear.bias is None else pooled + linear.bias
 
-# %% ../nbs/13_head.ipynb #278d043e
+# %% ../nbs/13_head.ipynb #949f8e49
 def may_exchange(
     box_roi_pool: nn.Module,
     box_head: nn.Module,
@@ -156,7 +156,7 @@ def may_exchange(
     parts = (box_roi_pool, box_head, box_head.fc6)
     return type(box_head.fc6) is nn.Linear and not any(p._forward_hooks or p._forward_pre_hooks for p in parts)
 
-# %% ../nbs/13_head.ipynb #37862540
+# %% ../nbs/13_head.ipynb #890200b0
 def pool_and_head(
     box_roi_pool: nn.Module,
     box_head: nn.Module,
@@ -165,20 +165,21 @@ def pool_and_head(
     image_sizes: list[tuple[int, int]],
 ) -> Tensor:                                # (ΣR, F)
     "The head's answer for all RoIs. Its first layer comes before the pooling where that is clearly less work."
-    if may_exchange(box_roi_pool, box_head):
-        maps, flat_rois, levels, scales = box_roi_pool.assign(features, rois, image_sizes)
-        size, samples = box_roi_pool.output_size, box_roi_pool.sampling_ratio
-        maps = maps[:int(levels.max()) + 1] if len(levels) else maps     # small images need no coarse maps
-        cells = sum(m.shape[0] * m.shape[2] * m.shape[3] for m in maps)
-        if 2 * cells <= len(flat_rois) and is_sparse_product(maps[0], len(flat_rois) * size[0] * size[1], samples):
+    if not may_exchange(box_roi_pool, box_head):
+        return box_head(box_roi_pool(features, rois, image_sizes))
+    maps, flat_rois, levels, scales = box_roi_pool.assign(features, rois, image_sizes)
+    size, samples = box_roi_pool.output_size, box_roi_pool.sampling_ratio
+    if is_sparse_product(maps[0], flat_rois.shape[0] * size[0] * size[1], samples) and len(flat_rois):
+        maps = maps[:int(levels.max()) + 1]                              # small images need no coarse maps
+        if 2 * sum(len(m) * m.shape[2] * m.shape[3] for m in maps) <= len(flat_rois):
             columns, weights = rois_to_map(maps, flat_rois, levels, scales, size, samples)
             rows = torch.cat([cell_rows(m) for m in maps])
             return F.relu(box_head.fc7(F.relu(linear_of_pooled(box_head.fc6, rows, columns, weights))))
     return box_head(box_roi_pool(features, rois, image_sizes))
 
-# %% ../nbs/13_head.ipynb #9a40ae5d
+# %% ../nbs/13_head.ipynb #ded66e2d
 class RoIHeads(nn.Module):
-    "Sampling, pooling, head, losses and detections; torchvision's arguments."
+    "Sampling, pooling, head, losses and detections; torchvision's arguments, and `beta`."
     def __init__(
         self,
         box_roi_pool: nn.Module,
@@ -192,6 +193,7 @@ class RoIHeads(nn.Module):
         score_thresh: float,
         nms_thresh: float,
         detections_per_img: int,
+        beta: float = 1 / 9,             # where smooth L1 turns from square to line: 1 / σ²
     ):
         super().__init__()
         self.box_roi_pool, self.box_head, self.box_predictor = box_roi_pool, box_head, box_predictor
@@ -199,7 +201,7 @@ class RoIHeads(nn.Module):
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.bbox_reg_weights = bbox_reg_weights or (10.0, 10.0, 5.0, 5.0)
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
-        self.detections_per_img = detections_per_img
+        self.detections_per_img, self.beta = detections_per_img, beta
 
     def predict(
         self,
@@ -222,7 +224,7 @@ class RoIHeads(nn.Module):
         rois, labels, deltas = sample_proposals(
             proposals, targets, self.proposal_matcher, batch_size_per_image=self.batch_size_per_image,
             positive_fraction=self.positive_fraction, weights=self.bbox_reg_weights, generator=generator)
-        return fastrcnn_losses(*self.predict(features, rois, image_sizes), labels, deltas)
+        return fastrcnn_losses(*self.predict(features, rois, image_sizes), labels, deltas, self.beta)
 
     def detections(
         self,
@@ -232,7 +234,7 @@ class RoIHeads(nn.Module):
     ) -> list[dict[str, Tensor]]:               # per image "boxes", "labels", "scores"
         "Detections of each image."
         logits, deltas = self.predict(features, proposals, image_sizes)
-        counts = [len(p) for p in proposals]
+        counts = [p.shape[0] for p in proposals]      # len() would be frozen in an exported model
         return [select_detections(*parts, weights=self.bbox_reg_weights, score_thresh=self.score_thresh,
                                   nms_thresh=self.nms_thresh, detections_per_img=self.detections_per_img)
                 for parts in zip(logits.split(counts), deltas.split(counts), proposals, image_sizes)]

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['box_intersection', 'box_iou', 'generalized_box_iou', 'Matcher']
 
-# %% ../nbs/07_iou.ipynb #79cd7762
+# %% ../nbs/07_iou.ipynb #8a44c9b9
 import torch
 from torch import Tensor
 
-from .boxes import box_area
+from .boxes import box_area, box_convert
 
-# %% ../nbs/07_iou.ipynb #c6e4afd3
+# %% ../nbs/07_iou.ipynb #41743828
 def box_intersection(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
@@ -24,24 +24,29 @@ def box_intersection(
     height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
     return width * height
 
-# %% ../nbs/07_iou.ipynb #5c435663
+# %% ../nbs/07_iou.ipynb #043800fa
 def box_iou(
-    boxes1: Tensor,   # (..., R, 4) xyxy, pixels
-    boxes2: Tensor,   # (..., S, 4) xyxy, pixels
-) -> Tensor:          # (..., R, S) in [0, 1]
+    boxes1: Tensor,      # (..., R, 4) in the format `fmt`, pixels
+    boxes2: Tensor,      # (..., S, 4) in the format `fmt`, pixels
+    fmt: str = "xyxy",   # one of `box_convert`'s
+) -> Tensor:             # (..., R, S) in [0, 1]
     "Intersection over union of each box of the first set with each box of the second."
+    if fmt != "xyxy":
+        boxes1, boxes2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
     if boxes1.dtype in (torch.float16, torch.bfloat16):
         boxes1, boxes2 = boxes1.float(), boxes2.float()
     intersection = box_intersection(boxes1, boxes2)
     union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
     return intersection / union
 
-# %% ../nbs/07_iou.ipynb #2250c4ab
+# %% ../nbs/07_iou.ipynb #d9db0eb7
 def generalized_box_iou(
     boxes1: Tensor,   # (..., R, 4) xyxy, pixels
     boxes2: Tensor,   # (..., S, 4) xyxy, pixels
 ) -> Tensor:          # (..., R, S) in (-1, 1]
     "IoU less the empty share of the hull (Rezatofighi et al. 2019); negative for boxes far apart."
+    if boxes1.dtype in (torch.float16, torch.bfloat16):
+        boxes1, boxes2 = boxes1.float(), boxes2.float()
     intersection = box_intersection(boxes1, boxes2)
     union = box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
     top_left = torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
@@ -49,7 +54,7 @@ def generalized_box_iou(
     hull = (bottom_right - top_left).clamp(min=0).prod(-1)
     return intersection / union - (hull - union) / hull
 
-# %% ../nbs/07_iou.ipynb #5a4e1cdd
+# %% ../nbs/07_iou.ipynb #23388de9
 class Matcher:
     """For each prediction the index of its ground-truth box, or why it has none.
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'suppressed', 'nms', 'batched_nms', 'select_proposals']
 
-# %% ../nbs/10_nms.ipynb #d669ba87
+# %% ../nbs/10_nms.ipynb #1411d6bb
 import torch
 import torchvision
 from torch import Tensor
@@ -13,21 +13,25 @@ from torch import Tensor
 from .boxes import clip_boxes_to_image, decode_boxes
 from .iou import box_iou
 
-# %% ../nbs/10_nms.ipynb #33218b4f
+# %% ../nbs/10_nms.ipynb #0e075e41
 def suppressed(
     boxes: Tensor,            # (R, 4) xyxy, pixels
     kept: Tensor,             # (K, 4) better boxes
     iou_threshold: float,
 ) -> Tensor:                  # (R,) bool
     "Which boxes have an IoU above the threshold with a kept one."
+    # The kernel compares a float32 IoU with a float64 threshold. Rounded down, a float32 threshold does the same.
+    threshold = torch.tensor(iou_threshold, dtype=boxes.dtype)
+    if threshold.item() > iou_threshold:
+        threshold = threshold.nextafter(-torch.ones_like(threshold))
     # In parts of 2¹⁷ pairs: their half-way results stay in the processor's cache.
     parts = boxes.split(max(2 ** 17 // len(kept), 1))
-    return torch.cat([(box_iou(kept, part) > iou_threshold).any(dim=0) for part in parts])
+    return torch.cat([(box_iou(kept, part) > threshold).any(dim=0) for part in parts])
 
-# %% ../nbs/10_nms.ipynb #67c85d35
+# %% ../nbs/10_nms.ipynb #905b1902
 BLOCK = 256     # boxes that the compiled loop thins at a time
 
-# %% ../nbs/10_nms.ipynb #0f07d081
+# %% ../nbs/10_nms.ipynb #ad821dcc
 def nms(
     boxes: Tensor,                  # (R, 4) xyxy, pixels
     scores: Tensor,                 # (R,)
@@ -53,7 +57,7 @@ def nms(
         boxes, scores, order = boxes[left], scores[left], order[left]
     return torch.cat(kept)[:max_kept]
 
-# %% ../nbs/10_nms.ipynb #047c927a
+# %% ../nbs/10_nms.ipynb #2d0bcb89
 def batched_nms(
     boxes: Tensor,           # (R, 4) xyxy, pixels
     scores: Tensor,          # (R,)
@@ -62,15 +66,14 @@ def batched_nms(
     max_kept: int | None = None,   # stop after so many, of all groups
 ) -> Tensor:                 # (K,) int64, kept boxes, best first
     "Non-maximum suppression within each group: boxes of different groups never suppress each other."
-    if boxes.numel() == 0:
-        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     # Moving each group to a place of its own makes groups disjoint; one call then does for all.
-    # Boxes that were not clipped may begin left of 0, which the distance must cover too.
-    distance = boxes.max() - boxes.min().clamp(max=0) + 1
+    # Boxes that were not clipped may begin left of 0, which the distance must cover too; with 0 there is always one.
+    extent = torch.cat((boxes.new_zeros(1), boxes.flatten()))
+    distance = extent.max() - extent.min() + 1
     offsets = idxs.to(boxes) * distance
     return nms(boxes + offsets[:, None], scores, iou_threshold, max_kept)
 
-# %% ../nbs/10_nms.ipynb #17058b47
+# %% ../nbs/10_nms.ipynb #04dac771
 def select_proposals(
     objectness_logits: list[Tensor],          # per level (N, A), detached
     deltas: list[Tensor],                     # per level (N, A, 4), detached

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
-           'pipeline_figure', 'plot_ratios', 'plot_growth', 'plot_parts']
+           'pipeline_figure', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
+           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -689,7 +690,7 @@ _PIPELINE = {  # part -> (text, column, row)
 # The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/01_plots.ipynb #3df51340
+# %% ../nbs/01_plots.ipynb #5c3499cd
 _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
     "plots": ("every picture is drawn here", []),
@@ -706,6 +707,7 @@ _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "roi_pool": ("feature maps + RoIs → 7 × 7 features", ["roi_pool"]),
     "head": ("RoI features → classes, boxes, losses", ["head", "head_loss", "detections"]),
     "faster_rcnn": ("the assembled detector", _FORWARD),
+    "selective_search": ("image → proposals, nothing learned", ["image", "nms"]),
     "fast_rcnn": ("given proposals → detections",
                   ["features", "roi_pool", "head", "head_loss", "detections"]),
     "training": ("losses → trained weights", ["truth", "rpn_loss", "targets", "head_loss"]),
@@ -760,6 +762,184 @@ def pipeline_figure(
     for column in (2, 3, 6):
         arrow(column + 0.5, 0.07, column + 0.5, middle[1] - half_height)
     return fig
+
+# %% ../nbs/01_plots.ipynb #6f81127f
+def plot_proposal_recall(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],   # name → (numbers of proposals, recall at each)
+    *,
+    iou_threshold: float = 0.5,    # named on the axis
+    ax: Axes | None = None,        # where to draw; None: a new figure
+    title: str | None = None,      # above the curves
+) -> Axes:                         # a curve for each name
+    "Recall against the number of proposals an image, for several named ways to propose."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.6, 3.0), dpi=80, layout="constrained")
+    for index, (name, (counts, recall)) in enumerate(curves.items()):
+        if len(counts) != len(recall) or len(counts) == 0:
+            raise ValueError(f"the curve {name!r} has {len(counts)} counts and {len(recall)} values; give one for each.")
+        ax.plot(counts, recall, color=_COLORS[index % len(_COLORS)], linestyle=_DASHES[index % len(_DASHES)],
+                marker=_MARKERS[index % len(_MARKERS)], markersize=4, linewidth=1.8, label=name)
+    ax.set_xscale("log")
+    ax.set(ylim=(0, 1.04), xlabel="proposals an image", ylabel=f"recall at IoU {iou_threshold:g}")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, handlelength=2.8)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #evplot01
+def _by_class(
+    curves: pd.DataFrame,      # with classname
+) -> Iterable[tuple[str, pd.DataFrame, dict]]:  # class, its rows, arguments of ax.plot
+    "The classes of a table of curves, each with its own look; all but the last thin and grey if many."
+    parts = list(curves.groupby("classname", sort=False))
+    for number, (name, rows) in enumerate(parts):
+        if len(parts) > 8 and number < len(parts) - 1:
+            yield name, rows, dict(color="0.7", linewidth=0.8, label=None)
+        else:
+            yield name, rows, dict(color=_COLORS[number % len(_COLORS)], linewidth=1.8, label=name,
+                                   linestyle=_DASHES[number % len(_DASHES)])
+
+# %% ../nbs/01_plots.ipynb #evplot02
+def plot_pr_curve(
+    curves: pd.DataFrame,                   # of evaluation.precision_recall: classname score precision recall
+    *,
+    ap: Mapping[str, float] | None = None,  # class -> number written in the legend
+    saw_teeth: bool = False,                # True: also the points themselves, detection by detection
+    ax: Axes | None = None,                 # where to draw; None: a new figure
+    title: str | None = None,               # above the curves
+) -> Axes:                                  # one line a class
+    "Best precision at each recall or more; a line ends at the recall that the class reaches."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.4, 3.2), dpi=80, layout="constrained")
+    for name, rows, style in _by_class(curves.dropna(subset="recall")):
+        if style["label"] and ap is not None and name in ap:
+            style["label"] = f"{name}: {ap[name]:.3f}"
+        # Rows come by falling score, so recall never falls; the first row of a recall has the best precision.
+        best = rows.assign(precision=rows["precision"][::-1].cummax()).drop_duplicates("recall")
+        ax.step([0, *best["recall"]], [*best["precision"][:1], *best["precision"]], where="pre", **style)
+        ax.plot(best["recall"][-1:], best["precision"][-1:], marker="o", markersize=5, color=style["color"])
+        if saw_teeth:
+            ax.plot(rows["recall"], rows["precision"], ".-", color="0.45", linewidth=0.9, markersize=6,
+                    label="detection by detection")
+    ax.set(xlim=(0, 1.03), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.lines:
+        ax.legend(frameon=False, loc="lower left", handlelength=2.8)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #evplot04
+def plot_f1(
+    curves: pd.DataFrame,                   # of evaluation.precision_recall: classname score f1
+    *,
+    ax: Axes | None = None,                 # where to draw; None: a new figure
+    title: str | None = None,               # above the curves
+) -> Axes:                                  # one line a class, its best threshold marked and in the legend
+    "F1 against the score from which detections count."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.6, 3.2), dpi=80, layout="constrained")
+    for number, (name, rows, style) in enumerate(_by_class(curves.dropna(subset="f1"))):
+        best = rows.iloc[rows["f1"].to_numpy().argmax()]
+        if style["label"]:
+            style["label"] = f"{name}: {best['f1']:.2f} at {best['score']:.2f}"
+        # A threshold between two scores keeps the same detections as the higher of them.
+        ax.step([*rows["score"], 0], [*rows["f1"], rows["f1"].iloc[-1]], where="post", **style)
+        ax.plot(best["score"], best["f1"], marker=_MARKERS[number % len(_MARKERS)], markersize=7,
+                color=style["color"], markeredgecolor="white")
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="score threshold", ylabel="F1")
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.lines:
+        ax.legend(frameon=False, loc="lower center", handlelength=2.8)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #evplot06
+def plot_error_kinds(
+    gains: pd.DataFrame,           # of errors.error_gains: rows are kinds, columns count and gain
+    *,
+    ax: Axes | None = None,        # where to draw; None: a new figure
+    title: str | None = None,      # above the bars
+) -> Axes:                         # a bar for each kind
+    "What average precision would gain if one kind of error were mended, and how many there are."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.8, 0.36 * len(gains) + 0.9), dpi=80, layout="constrained")
+    bars = ax.barh(list(gains.index), gains["gain"].fillna(0), color=_COLORS[0], height=0.65)
+    ax.bar_label(bars, [f"+{gain:.3f}  ({count:,.0f})" for gain, count in
+                        zip(gains["gain"], gains["count"], strict=True)], padding=4, fontsize=10)
+    ax.invert_yaxis()
+    ax.margins(x=0.35)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("gain in AP50 if mended (number of errors)")
+    ax.tick_params(axis="y", length=0, labelsize=11)
+    ax.spines[["top", "right"]].set_visible(False)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #evplot08
+def plot_calibration(
+    bins: pd.DataFrame,               # of errors.reliability: count mean_score precision low high
+    *,
+    error: float | None = None,       # expected calibration error, written in the figure
+    ax: Axes | None = None,           # where to draw; None: a new figure
+    title: str | None = None,         # above the curve
+) -> Axes:                            # points with 95 % intervals, diagonal, bars for the counts
+    "Part of the detections that is right against their mean score; on the diagonal both are equal."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(3.9, 3.6), dpi=80, layout="constrained")
+    filled = bins[bins["count"] > 0]
+    share = filled["count"] / filled["count"].sum()
+    ax.bar(filled["mean_score"], 0.25 * share / share.max() if len(share) else share, width=0.03, color="0.8",
+           label="detections (relative)")
+    ax.plot([0, 1], [0, 1], color="0.35", linestyle=(0, (4, 2)), linewidth=1, label="perfect")
+    reach = [filled["precision"] - filled["low"], filled["high"] - filled["precision"]]
+    ax.errorbar(filled["mean_score"], filled["precision"], yerr=np.clip(reach, 0, None), marker="o",
+                markersize=5, color=_COLORS[0], linewidth=1.6, elinewidth=1, capsize=3, label="measured, 95 %")
+    if error is not None:
+        ax.plot([], [], " ", label=f"calibration error {error:.3f}")
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean score", ylabel="part that is right", aspect="equal")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left", fontsize=9)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #evplot10
+def plot_bland_altman(
+    table: pd.DataFrame,                   # columns truth and measured, perhaps classname
+    agreement: Mapping[str, float],        # of biometry.bland_altman: bias low high
+    *,
+    unit: str = "mm",                      # of both columns
+    ax: Axes | None = None,                # where to draw; None: a new figure
+    title: str | None = None,              # above the points
+) -> Axes:                                 # a point for each pair, a marker for each class
+    "Difference of two measurements against their mean, with the bias and the limits of agreement."
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 3.3), dpi=80, layout="constrained")
+    table = table.dropna(subset=["truth", "measured"])
+    groups = table.groupby("classname", sort=True) if "classname" in table else [("", table)]
+    for number, (name, rows) in enumerate(groups):
+        ax.scatter((rows["truth"] + rows["measured"]) / 2, rows["measured"] - rows["truth"], s=20, alpha=0.75,
+                   marker=_MARKERS[number % len(_MARKERS)], color=_COLORS[number % len(_COLORS)],
+                   edgecolor="white", linewidth=0.5, label=name or None)
+    for key, text, dash in [("high", "upper limit", (0, (4, 2))), ("bias", "bias", "-"),
+                            ("low", "lower limit", (0, (4, 2)))]:
+        ax.axhline(agreement[key], color="black", linestyle=dash, linewidth=1.1)
+        ax.annotate(f" {text} {agreement[key]:+.2f}".replace("-", "−"), (1, agreement[key]),
+                    xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    ax.set(xlabel=f"mean of both, {unit}", ylabel=f"measured − true, {unit}")
+    ax.spines[["top", "right"]].set_visible(False)
+    several = "classname" in table and table["classname"].nunique() > 1
+    if several:
+        ax.legend(frameon=False, handletextpad=0.2, columnspacing=1, ncols=min(5, len(groups)),
+                  loc="lower left", bbox_to_anchor=(0, 0.98))
+    if title is not None:
+        ax.set_title(title, fontsize=11, pad=24 if several else 6)
+    return ax
 
 # %% ../nbs/01_plots.ipynb #8961514c
 def plot_ratios(

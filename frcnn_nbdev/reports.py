@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
-           'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'open_data',
-           'open_splits', 'split_table', 'box_sizes', 'report_anchors', 'report_model', 'best_anchor_ious',
-           'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images',
-           'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError',
-           'free_folder', 'unfinished', 'run_report', 'describe', 'shell_parameters', 'frcnn_report']
+           'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'data_folder',
+           'open_data', 'open_splits', 'report_anchors', 'report_model', 'best_anchor_ious', 'torchvision_twin',
+           'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
+           'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError', 'free_folder', 'unfinished',
+           'run_report', 'describe', 'shell_parameters', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
@@ -31,6 +31,7 @@ from pathlib import Path
 
 import cv2
 import jinja2
+import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
@@ -41,9 +42,12 @@ from IPython.display import HTML, clear_output, display
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, anchor_utils
+from torchvision.ops import MultiScaleRoIAlign
 
 from .anchors import AnchorGenerator, anchors_from_sizes, fit_anchors
-from .data import BoxesDataset, DetectionData, load_boxes, make_loader, predictions_table, train_transforms
+from .batches import BoxesDataset, make_loader, predictions_table, train_transforms
+from .data import DetectionData, load_boxes
 from .evaluation import evaluate, image_scores, top_detections, worst_images
 from .faster_rcnn import compact_faster_rcnn
 from .iou import box_iou
@@ -188,7 +192,9 @@ def environment() -> dict[str, object]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=report_folder(), capture_output=True, text=True)
+    # Only this project's own commit: an installed package may lie inside somebody else's repository.
+    home = report_folder().parent
+    commit = subprocess.run(["git", f"--git-dir={home / '.git'}", "rev-parse", "HEAD"], capture_output=True, text=True)
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
             "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
             "packages": versions, "commit": commit.stdout.strip() if commit.returncode == 0 else None}
@@ -220,25 +226,35 @@ def start_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
     write_json(environment(), folder / "environment.json")
+    matplotlib.rcParams["text.parse_math"] = False      # a dollar in a class name starts no formula
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
     return Run(report, folder, params)
+
+# %% ../nbs/19_reports.ipynb #e5e66a00
+def data_folder(
+    run: Run,
+    *,
+    progress: bool = True,
+) -> Path:
+    "The folder that the parameter `data` names; \"phantom\" is made first, beside the run folder."
+    source, seed = run.params["data"], run.params["seed"]
+    if source != "phantom":
+        return Path(source)
+    train = run.params["phantom_train"]
+    counts = (train, max(train // 4, 4), max(train // 4, 4))
+    folder = run.folder.parent / "data" / f"phantom-seed{seed}-{'-'.join(map(str, counts))}"
+    write_phantom(folder, images=counts, seed=seed, progress=progress)
+    return folder
 
 # %% ../nbs/19_reports.ipynb #8613a0e4
 def open_data(
     run: Run,
     *,
+    strict: bool = True,      # False: rows with errors are left out instead of stopping the report
     progress: bool = True,
 ) -> DetectionData:
-    "The labelled folder that the parameter `data` names; \"phantom\" is made first, beside the run folder."
-    source, seed = run.params["data"], run.params["seed"]
-    if source == "phantom":
-        train = run.params["phantom_train"]
-        counts = (train, max(train // 4, 4), max(train // 4, 4))
-        folder = run.folder.parent / "data" / f"phantom-seed{seed}-{'-'.join(map(str, counts))}"
-        write_phantom(folder, images=counts, seed=seed, progress=progress)
-    else:
-        folder = Path(source)
-    data = load_boxes(folder, seed=seed, progress=progress)
+    "The checked data of the folder that the parameter `data` names."
+    data = load_boxes(data_folder(run, progress=progress), strict=strict, seed=run.params["seed"], progress=progress)
     facts = json.loads((run.folder / "environment.json").read_text())
     facts["data"] = {"format": data.format, "classes": list(data.classes), "rows": len(data.table),
                      "fingerprint": sha256(data.table.to_csv(index=False).encode()).hexdigest()[:16]}
@@ -259,27 +275,10 @@ def open_splits(
         splits[split] = BoxesDataset(data, split, image_size=p["image_size"], resize=p["resize"], transforms=augment)
         if not len(splits[split]):
             raise ValueError(f"the data set has no {split} images: label more, or give splits in the folder")
+        if (splits[split].table["classname"] == "").all():
+            raise ValueError(f"the {split} images show no object at all: label more, or give splits in the folder")
         splits[split].preload(progress)
     return splits
-
-# %% ../nbs/19_reports.ipynb #ea7ebb6c
-def split_table(
-    dataset: BoxesDataset,
-) -> pd.DataFrame:
-    "The true boxes of a data set's split, in original pixels."
-    return dataset.data.table[dataset.data.table["split"] == dataset.split]
-
-# %% ../nbs/19_reports.ipynb #e6dda1f0
-def box_sizes(
-    dataset: BoxesDataset,
-) -> np.ndarray:               # (R, 2) width, height, pixels of the network's input
-    "Sizes of all true boxes at the network's scale, without augmentation."
-    rows = dataset.data.table[(dataset.data.table["split"] == dataset.split) & dataset.data.table["x1"].notna()]
-    index = {dataset.name(i): i for i in range(len(dataset))}
-    shapes = np.array([dataset.pixels(index[n]).shape[:2] for n in rows["name"]], dtype=float)
-    scale = shapes[:, ::-1] / rows[["width", "height"]].to_numpy(float)
-    size = np.stack((rows["x2"] - rows["x1"], rows["y2"] - rows["y1"]), axis=1).astype(float)
-    return size * scale
 
 # %% ../nbs/19_reports.ipynb #44eac1a6
 def report_anchors(
@@ -287,7 +286,7 @@ def report_anchors(
     dataset: BoxesDataset,    # the training images
 ) -> np.ndarray:              # (k, 2) width, height, pixels of the network's input
     "Anchor sizes fitted to the training boxes; fewer than asked for when there are fewer distinct boxes."
-    sizes = box_sizes(dataset)
+    sizes = dataset.box_sizes().numpy()
     k = min(run.params["anchors"], len(np.unique(sizes, axis=0)))
     return fit_anchors(sizes, k, seed=run.params["seed"])
 
@@ -331,9 +330,6 @@ def torchvision_twin(
     image: Tensor,                 # (3, H, W), an image as the model gets it
 ) -> nn.Module:
     "torchvision's FasterRCNN with the same backbone, configuration and starting weights, as a baseline."
-    from torchvision.models.detection import FasterRCNN, anchor_utils
-    from torchvision.ops import MultiScaleRoIAlign
-
     cells, heads = model.rpn.anchor_generator.cell_anchors, model.roi_heads
     generator = anchor_utils.AnchorGenerator(((1.0,) * len(cells[0]),), ((1.0,),))
     generator.cell_anchors = [c.clone() for c in cells]
@@ -363,7 +359,7 @@ def train_model(
 ) -> Training:
     "Train with the run's parameters; validation AP on the original pixels decides which weights are kept."
     p, val = run.params, splits["val"]
-    truth = split_table(val)
+    truth = val.table
 
     def metrics(detections):
         found = evaluate(truth, predictions_table(val, detections, val.data.classes), val.data.classes)
@@ -402,7 +398,7 @@ def sample_images(
     n: int,
     *,
     seed: int = 0,
-) -> dict[str, list]:      # arguments of `plots.image_grid`: images, gt, titles
+) -> dict[str, list]:      # arguments of `plots.image_grid`: images, gt
     "Some images of a data set, with augmentation as the network sees them."
     torch.manual_seed(seed)
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:n]
@@ -541,6 +537,8 @@ def run_report(
     if out.exists():
         raise ValueError(f"the run folder {out} exists already: choose another name, or remove it")
     work = unfinished(out)
+    if (work / "model.safetensors").exists():
+        raise ValueError(f"{work} holds the weights of a run that was not finished: move or remove it first")
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)

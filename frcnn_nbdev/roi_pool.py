@@ -8,7 +8,7 @@ __all__ = ['MAX_ENTRIES', 'as_rois', 'pair', 'check_rois', 'torchvision_kernel',
            'rois_to_map', 'is_sparse_product', 'roi_align', 'RoIAlign', 'RoIPool', 'roi_levels', 'level_scales',
            'MultiScaleRoIAlign']
 
-# %% ../nbs/12_roi_pool.ipynb #d0da877f
+# %% ../nbs/12_roi_pool.ipynb #9fd446a3
 import warnings
 from collections.abc import Callable
 from numbers import Integral
@@ -20,23 +20,25 @@ import torchvision
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-# %% ../nbs/12_roi_pool.ipynb #80968ba8
+from .boxes import InputError
+
+# %% ../nbs/12_roi_pool.ipynb #ec172e80
 def as_rois(
     boxes: Tensor | list[Tensor],   # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4)
 ) -> Tensor:                        # (R, 5)
     "RoIs with their image's index in front."
     if isinstance(boxes, Tensor):
         if boxes.ndim != 2 or boxes.shape[1] != 5:
-            raise ValueError(f"RoIs have shape {tuple(boxes.shape)}: give (R, 5), or a list with (R, 4) an image")
+            raise InputError(f"RoIs have shape {tuple(boxes.shape)}: give (R, 5), or a list with (R, 4) an image")
         return boxes.detach()      # as in torchvision: no gradient to the coordinates
     if len(boxes) == 0:
         raise ValueError("the list of RoIs is empty: give one tensor (R, 4) an image, with R = 0 for none")
     for i, b in enumerate(boxes):
         if b.ndim != 2 or b.shape[1] != 4:
-            raise ValueError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
+            raise InputError(f"the RoIs of image {i} have shape {tuple(b.shape)}: give (R, 4)")
     return torch.cat([F.pad(b.detach(), (1, 0), value=i) for i, b in enumerate(boxes)])
 
-# %% ../nbs/12_roi_pool.ipynb #1f664a00
+# %% ../nbs/12_roi_pool.ipynb #1c2237d9
 def pair(
     size: int | tuple[int, int],
 ) -> tuple[int, int]:
@@ -46,7 +48,7 @@ def pair(
         raise ValueError(f"the output size is {size}: give one whole number ≥ 1, or (height, width)")
     return int(height_width[0]), int(height_width[1])
 
-# %% ../nbs/12_roi_pool.ipynb #76fae15a
+# %% ../nbs/12_roi_pool.ipynb #87f99135
 def check_rois(
     input: Tensor,   # (N, C, H, W)
     rois: Tensor,    # (R, 5) rows (image, x1, y1, x2, y2)
@@ -65,7 +67,7 @@ def check_rois(
         raise ValueError(f"RoI {i} is {rois[i].tolist()} (image, x1, y1, x2, y2): all must be finite, "
                          f"the image one of 0 … {len(input) - 1}")
 
-# %% ../nbs/12_roi_pool.ipynb #306db69b
+# %% ../nbs/12_roi_pool.ipynb #e2272657
 def torchvision_kernel(
     kernel: Callable[..., Tensor],   # one of torchvision.ops
     input: Tensor,                   # (N, C, H, W)
@@ -76,7 +78,7 @@ def torchvision_kernel(
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     return kernel(input.to(wide), rois.to(wide), *arguments).to(input.dtype)
 
-# %% ../nbs/12_roi_pool.ipynb #c17de76b
+# %% ../nbs/12_roi_pool.ipynb #45e459c1
 def axis_bins(
     start: Tensor,    # (R,) corner of the RoI on this axis, cells, not rounded
     end: Tensor,      # (R,) the other corner
@@ -92,7 +94,7 @@ def axis_bins(
     last = ((number + 1) * bin_length).ceil() + start[:, None]
     return first.clamp(0, cells).to(torch.int64), last.clamp(0, cells).to(torch.int64)
 
-# %% ../nbs/12_roi_pool.ipynb #7bd00f06
+# %% ../nbs/12_roi_pool.ipynb #bf237498
 def distinct_rectangles(
     rois: Tensor,                 # (R, 5) rows (image, x1, y1, x2, y2), cells, not rounded
     size: tuple[int, int],        # (P, Q)
@@ -115,7 +117,7 @@ def distinct_rectangles(
     rectangles = torch.stack((number, left, top, right - 1, bottom - 1), dim=1)
     return torch.where(number[:, None] < 0, torch.tensor([0, -2, -2, -2, -2]), rectangles), which
 
-# %% ../nbs/12_roi_pool.ipynb #68aed6e4
+# %% ../nbs/12_roi_pool.ipynb #aabf6152
 def roi_pool(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -137,7 +139,7 @@ def roi_pool(
     largest = torchvision_kernel(kernel, input, rectangles, 1, 1.0).flatten(1)        # (D, C)
     return F.embedding(which, largest).unflatten(0, (-1, *size)).permute(0, 3, 1, 2).contiguous()
 
-# %% ../nbs/12_roi_pool.ipynb #3c7389af
+# %% ../nbs/12_roi_pool.ipynb #bd2fefc7
 def axis_weights(
     start: Tensor,        # (R,) where the RoI begins on this axis, cells
     length: Tensor,       # (R,) how long it is, cells
@@ -166,7 +168,7 @@ def axis_weights(
     weights.scatter_add_(2, lower - first, lower_weight).scatter_add_(2, upper - first, upper_weight)
     return torch.minimum(first + torch.arange(run, device=points.device), last), weights
 
-# %% ../nbs/12_roi_pool.ipynb #b5e55193
+# %% ../nbs/12_roi_pool.ipynb #3f5bd3b7
 def roi_align_map(
     start: Tensor,        # (R, 2) x and y where a RoI begins, cells of its own map
     length: Tensor,       # (R, 2) its width and height, cells
@@ -186,7 +188,7 @@ def roi_align_map(
     cells = y.shape[2] * x.shape[2]
     return rows.reshape(bins, cells), weights.reshape(bins, cells)
 
-# %% ../nbs/12_roi_pool.ipynb #8f99a1ca
+# %% ../nbs/12_roi_pool.ipynb #ca063c72
 def compress_rows(
     columns: Tensor,    # (B, K) int64: K columns of each row of the matrix; one may be named twice
     values: Tensor,     # (B, K)
@@ -197,7 +199,7 @@ def compress_rows(
     torch.cumsum((values != 0).sum(dim=1), dim=0, dtype=torch.int32, out=starts[1:])
     return starts, columns.flatten()[kept].int(), values.flatten()[kept]
 
-# %% ../nbs/12_roi_pool.ipynb #c16eedfa
+# %% ../nbs/12_roi_pool.ipynb #bc7c479e
 def csr_product(
     row_starts: Tensor,   # (B + 1,) int32
     columns: Tensor,      # (nonzeros,) int32
@@ -215,7 +217,7 @@ def csr_product(
         out = dense.new_empty(len(row_starts) - 1, dense.shape[1])
         return out.addmm_(sparse, dense, beta=0)     # `sparse @ dense` would fill with zeros and copy first
 
-# %% ../nbs/12_roi_pool.ipynb #69f09d7a
+# %% ../nbs/12_roi_pool.ipynb #9a9a4b56
 class SparseMap(torch.autograd.Function):
     "rows ↦ A·rows for a sparse A; the gradient is Aᵀ·grad, a sparse product again."
     @staticmethod
@@ -237,14 +239,14 @@ class SparseMap(torch.autograd.Function):
         parts = (torch.from_numpy(a) for a in (transposed.indptr, transposed.indices, transposed.data))
         return csr_product(*parts, grad.contiguous()), None, None
 
-# %% ../nbs/12_roi_pool.ipynb #d4ec7877
+# %% ../nbs/12_roi_pool.ipynb #53c45bcf
 def cell_rows(
     x: Tensor,    # (N, C, H, W)
 ) -> Tensor:      # (N·H·W, C); no copy when x is channels_last
     "A batch of feature maps as one row a cell."
     return x.permute(0, 2, 3, 1).flatten(0, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #73873769
+# %% ../nbs/12_roi_pool.ipynb #77761400
 def pool_rows(
     rows: Tensor,                   # (M, C) cells of all maps
     columns: Tensor,                # (R·P·Q, K)
@@ -258,7 +260,7 @@ def pool_rows(
     pooled = SparseMap.apply(wide, columns, weights.to(wide.dtype)).to(rows.dtype)
     return pooled.unflatten(0, (-1, *output_size)).permute(0, 3, 1, 2)
 
-# %% ../nbs/12_roi_pool.ipynb #3aa7aa46
+# %% ../nbs/12_roi_pool.ipynb #a714c6c3
 def rois_to_map(
     maps: list[Tensor],         # per level (N, C, H, W)
     rois: Tensor,               # (R, 5) rows (image, x1, y1, x2, y2), pixels
@@ -279,20 +281,21 @@ def rois_to_map(
     first_row = (num.cumsum(0) - num)[levels] + rois[:, 0].to(torch.int64) * (heights * widths)[levels]
     return roi_align_map(start, length, heights[levels], widths[levels], first_row, output_size, sampling_ratio)
 
-# %% ../nbs/12_roi_pool.ipynb #2eb7bce9
+# %% ../nbs/12_roi_pool.ipynb #ae078cdb
 MAX_ENTRIES = 2 ** 26    # of the sparse matrix, 1 GB; torchvision's kernel holds one RoI at a time
 
-# %% ../nbs/12_roi_pool.ipynb #84515181
+# %% ../nbs/12_roi_pool.ipynb #4f0a75d2
 def is_sparse_product(
     input: Tensor,         # a feature map
     num_bins: int,         # R·P·Q
     sampling_ratio: int,
 ) -> bool:
     "Whether RoIAlign is computed as a sparse product here, or by torchvision's kernel."
-    return (input.device.type == "cpu" and sampling_ratio > 0 and num_bins * (2 * sampling_ratio) ** 2 <= MAX_ENTRIES
-            and not torch.jit.is_tracing() and not torch.compiler.is_exporting())
+    # An exported program must work for any number of RoIs: there the number must not even be looked at.
+    return (not torch.jit.is_tracing() and not torch.compiler.is_exporting() and input.device.type == "cpu"
+            and sampling_ratio > 0 and num_bins * (2 * sampling_ratio) ** 2 <= MAX_ENTRIES)
 
-# %% ../nbs/12_roi_pool.ipynb #2f452c8a
+# %% ../nbs/12_roi_pool.ipynb #150f8e27
 def roi_align(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -308,14 +311,14 @@ def roi_align(
     """
     rois, bins = as_rois(boxes), pair(output_size)
     check_rois(input, rois)
-    if not is_sparse_product(input, len(rois) * bins[0] * bins[1], sampling_ratio):
+    if not is_sparse_product(input, rois.shape[0] * bins[0] * bins[1], sampling_ratio):
         return torchvision_kernel(torchvision.ops.roi_align, input, rois, bins, spatial_scale, sampling_ratio, aligned)
     levels = torch.zeros(len(rois), dtype=torch.int64)
     columns, weights = rois_to_map([input], rois, levels, [spatial_scale], bins, sampling_ratio, aligned)
     pooled = pool_rows(cell_rows(input), columns, weights, bins)
     return pooled.contiguous() if input.is_contiguous() else pooled     # the memory format of the maps
 
-# %% ../nbs/12_roi_pool.ipynb #844803f6
+# %% ../nbs/12_roi_pool.ipynb #1dda330a
 class RoIAlign(nn.Module):
     "`roi_align` as a module."
     def __init__(
@@ -336,7 +339,7 @@ class RoIAlign(nn.Module):
         return (f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
                 f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}")
 
-# %% ../nbs/12_roi_pool.ipynb #5ae7541b
+# %% ../nbs/12_roi_pool.ipynb #2a1cfc26
 class RoIPool(nn.Module):
     "`roi_pool` as a module."
     def __init__(
@@ -353,7 +356,7 @@ class RoIPool(nn.Module):
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
-# %% ../nbs/12_roi_pool.ipynb #bfdebb52
+# %% ../nbs/12_roi_pool.ipynb #3f0c7ded
 def roi_levels(
     boxes: Tensor,                  # (R, 4) xyxy, pixels
     min_level: int,                 # k of the finest map: its stride is 2^k
@@ -367,7 +370,7 @@ def roi_levels(
     level = torch.floor(canonical_level + torch.log2(size / canonical_scale) + 1e-6)
     return (level.clamp(min=min_level, max=max_level) - min_level).to(torch.int64)
 
-# %% ../nbs/12_roi_pool.ipynb #8df8c09e
+# %% ../nbs/12_roi_pool.ipynb #f869652f
 def level_scales(
     maps: list[Tensor],                   # per level (N, C, H, W)
     image_sizes: list[tuple[int, int]],   # (height, width) of each image without padding, pixels
@@ -376,14 +379,14 @@ def level_scales(
     longest = max(h for h, _ in image_sizes), max(w for _, w in image_sizes)
     scales = []
     for x in maps:
-        exponents = {round(np.log2(cells / pixels)) for cells, pixels in zip(x.shape[-2:], longest)}
+        exponents = {round(np.log2(int(cells) / int(pixels))) for cells, pixels in zip(x.shape[-2:], longest)}
         if len(exponents) > 1:
             raise ValueError(f"a map of {tuple(x.shape[-2:])} cells for images up to {longest} pixels has two strides: "
                              "the backbone must shrink height and width alike")
         scales.append(2.0 ** exponents.pop())
     return scales
 
-# %% ../nbs/12_roi_pool.ipynb #28dee92b
+# %% ../nbs/12_roi_pool.ipynb #ba7a892f
 class MultiScaleRoIAlign(nn.Module):
     "RoIAlign that takes each RoI from the level of the pyramid that fits its size; torchvision's arguments."
     def __init__(
@@ -424,7 +427,7 @@ class MultiScaleRoIAlign(nn.Module):
     ) -> Tensor:                              # (ΣR, C, P, Q)
         maps, rois, levels, scales = self.assign(x, boxes, image_shapes)
         size, samples = self.output_size, self.sampling_ratio
-        if is_sparse_product(maps[0], len(rois) * size[0] * size[1], samples):
+        if is_sparse_product(maps[0], rois.shape[0] * size[0] * size[1], samples):
             columns, weights = rois_to_map(maps, rois, levels, scales, size, samples)
             return pool_rows(torch.cat([cell_rows(m) for m in maps]), columns, weights, size)
         if len(maps) == 1:
@@ -433,3 +436,7 @@ class MultiScaleRoIAlign(nn.Module):
         # Back from level by level into the order of the RoIs.
         order = torch.cat([torch.where(levels == i)[0] for i in range(len(maps))])
         return torch.cat(pooled)[order.argsort()]
+
+    def extra_repr(self) -> str:
+        return (f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
+                f"sampling_ratio={self.sampling_ratio}")

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frcnn_nbdev.labels import BOX_COLUMNS, boxes_table, frcnn_boxes, read_boxes, read_boxes_csv, write_boxes_csv
+from frcnn_nbdev.data import frcnn_boxes
+from frcnn_nbdev.formats import read_boxes
+from frcnn_nbdev.labels import BOX_COLUMNS, boxes_table, read_boxes_csv, write_boxes_csv
 
 REAL = Path(os.environ.get("FRCNN_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real data on this machine")
@@ -133,11 +135,11 @@ BAD = [  # (what is wrong, folder, how it is spoiled, what the sentence holds)
     ("XML empty", voc_folder, lambda r: voc_folder(r, " "), "Annotations/c.xml: not valid XML"),
     ("XML entity bomb", voc_folder, lambda r: voc_folder(r, XML_BOMB), "Annotations/c.xml: the XML declares entities"),
     ("XML of another kind", voc_folder, lambda r: voc_folder(r, "<html/>"), "Annotations/c.xml: the XML holds <html>"),
-    ("XML coordinate is a word", voc_folder, lambda r: voc_folder(r, XML_TEXT), "Annotations/c.xml, object 0, row 1: xmin is 'five'"),
+    ("XML coordinate is a word", voc_folder, lambda r: voc_folder(r, XML_TEXT), "Annotations/c.xml, object 0: xmin is 'five'"),
     ("XML coordinate missing", voc_folder, lambda r: voc_folder(r, XML_TEXT.replace("<xmin>five</xmin>", "")),
      "Annotations/c.xml, object 0: <xmin> is missing"),
-    ("XML class missing", voc_folder, lambda r: voc_folder(r, XML_TEXT.replace("<name>RBC</name>", "")), "object 0: the <name> is missing"),
-    ("VOC image missing", voc_folder, lambda r: (r / "JPEGImages" / "c.jpg").unlink(), "Annotations/c.xml: its image 'c.jpg' is missing"),
+    ("XML class missing", voc_folder, lambda r: voc_folder(r, XML_TEXT.replace("<name>RBC</name>", "")), "object 0: the class name is missing"),
+    ("VOC image missing", voc_folder, lambda r: (r / "JPEGImages" / "c.jpg").unlink(), "Annotations/c.xml: the image c.jpg is not below the folder"),
     ("CSV without a column", csv_folder, lambda r: csv_folder(r, "name,x1,x2,y1,classname\na.png,1,2,3,AC\n"),
      "train.csv: the column 'y2' is missing"),
     ("CSV with a word", csv_folder, lambda r: csv_folder(r, HEADER + "a.png,1,2,3,4,AC\na.png,1,wide,3,4,AC\n"),
@@ -148,11 +150,11 @@ BAD = [  # (what is wrong, folder, how it is spoiled, what the sentence holds)
     ("CSV empty", csv_folder, lambda r: csv_folder(r, ""), "train.csv: the file is empty"),
     ("CSV is not text", csv_folder, lambda r: (r / "train.csv").write_bytes(b"\xff\xfe\x00\x81"), "train.csv: not a text file"),
     ("CSV ragged", csv_folder, lambda r: csv_folder(r, HEADER + "a.png,1,2,3,4,AC\na.png,1,2,3,4,AC,9,9\n"), "train.csv: not a table"),
-    ("CSV names a missing image", csv_folder, lambda r: csv_folder(r, HEADER + "gone.png,1,2,3,4,AC\n"), "gone.png: the CSV names"),
+    ("CSV names a missing image", csv_folder, lambda r: csv_folder(r, HEADER + "gone.png,1,2,3,4,AC\n"), "train.csv, row 1: the image gone.png is not below"),
     ("CSV name leaves the folder", csv_folder, lambda r: csv_folder(r, HEADER + "../a.png,1,2,3,4,AC\n"), "row 1: the name '../a.png'"),
     ("CSV name is absolute", csv_folder, lambda r: csv_folder(r, HEADER + "/etc/a.png,1,2,3,4,AC\n"), "row 1: the name '/etc/a.png'"),
     ("CSV name is empty", csv_folder, lambda r: csv_folder(r, HEADER + ",1,2,3,4,AC\n"), "train.csv, row 1: the name ''"),
-    ("two images of one bare name", csv_folder, lambda r: save(r / "other" / "a.png", picture()), "a.png: 2 files have this name"),
+    ("two images of one bare name", csv_folder, lambda r: save(r / "other" / "a.png", picture()), "train.csv, row 1: 2 files have the name a.png"),
     ("nothing there", lambda r: None, lambda r: None, "no labels found (looked for hc18"),
 ]
 
@@ -192,7 +194,7 @@ def test_shell_says_format_counts_and_findings(tmp_path, capfd):
     label = picture(box=(5, 6, 30, 20))
     label[30:39, 40:55] = label[0:1, 50:51] = (0, 0, 128)  # a second object and a speck
     save(label_a(tmp_path / "in"), label)
-    assert frcnn_boxes([str(tmp_path / "in"), "-o", str(tmp_path / "boxes.csv")]) == 0
+    assert frcnn_boxes([str(tmp_path / "in"), "--check", "-o", str(tmp_path / "boxes.csv")]) == 1     # one image twice
     out = capfd.readouterr().out
     for words in ("format: color", "2 images, 3 boxes, 1 classes", "1 specks below 25 pixels", "2 separate contours are read as 2"):
         assert words in out
@@ -218,7 +220,8 @@ def test_phantom_labels_masks_and_csv_give_its_own_boxes(tmp_path):
     truth = phantom.write_phantom(tmp_path / "p", images=(8, 4, 4), seed=0, progress=False).sort_values("name")
     for format in ("auto", "color", "mask", "csv"):
         table = read_boxes(tmp_path / "p", format=format).sort_values("name")
-        assert table.attrs == {"format": "color" if format == "auto" else format, "findings": []}
+        also = {"also": ["mask", "csv"]} if format == "auto" else {}
+        assert table.attrs == {"format": "color" if format == "auto" else format, "findings": [], **also}
         columns = [*BOX_COLUMNS, "split"] + (["group", "pixel_size", "width", "height"] if format != "csv" else [])
         expected = truth[columns].astype({corner: "float64" for corner in ("x1", "x2", "y1", "y2")})
         pd.testing.assert_frame_equal(table[columns].reset_index(drop=True), expected.reset_index(drop=True),

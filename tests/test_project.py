@@ -73,5 +73,20 @@ def test_report_has_typed_and_commented_parameters(path):
         assert len(parameter["help"]) > 5, f"{name} has no comment"
 
 
+def test_readme_is_what_the_index_notebook_gives(tmp_path):
+    (tmp_path / "nbs").mkdir()
+    shutil.copy(ROOT / "nbs" / "index.ipynb", tmp_path / "nbs")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["make", "readme", "STAMP=", f"BIN={Path(sys.executable).parent}"], cwd=tmp_path, check=True,
+                   capture_output=True)
+    made = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert made == (ROOT / "README.md").read_text(encoding="utf-8"), "run `make readme` and commit"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
 def test_there_are_reports():
     assert "train" in [p.stem for p in REPORTS]

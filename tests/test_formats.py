@@ -1,0 +1,558 @@
+"Formats of labelling tools: each bad or hostile folder is read rightly or refused in one sentence; round trips."
+import base64
+import itertools
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from frcnn_nbdev.data import frcnn_boxes
+from frcnn_nbdev.formats import (
+    FORMATS,
+    WRITERS,
+    detect_format,
+    find_formats,
+    labelme_to_masks,
+    read_boxes,
+    read_coco,
+    segmentation_mask,
+    write_boxes,
+)
+from frcnn_nbdev.labels import BOX_COLUMNS, boxes_table, read_boxes_csv, read_image, read_masks
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
+BOX = [5.0, 30.0, 6.0, 20.0]  # x1 x2 y1 y2 in an image of 60×40
+XYWH = [5, 6, 25, 14]
+HOSTILE = "<script>alert('x')</script> $(rm -rf ~); `ls` \"'&; 头 café"
+
+
+def put(path: Path, content=None) -> None:
+    "A text, bytes, JSON content, or for None a grey picture of 60×40 pixels."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        assert cv2.imwrite(str(path), np.full((40, 60, 3), 90, np.uint8))
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def png_header(width: int, height: int) -> bytes:
+    "A PNG that claims a size and holds nothing."
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def voc_xml(classname="AC", box=(5, 6, 30, 20), filename="a.png", head="") -> str:
+    corners = "".join(f"<{tag}>{v}</{tag}>" for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box))
+    return (f"{head}<annotation><filename>{filename}</filename><object><name>{classname}</name>"
+            f"<bndbox>{corners}</bndbox></object></annotation>")
+
+
+def voc(root, **parts):
+    put(root / "JPEGImages" / "a.png")
+    put(root / "Annotations" / "a.xml", parts.pop("text", None) or voc_xml(**parts))
+
+
+def shape(**changes):
+    return {"label": "AC", "shape_type": "rectangle", "points": [[5, 6], [30, 20]], **changes}
+
+
+def labelme(root, *shapes, **changes):
+    put(root / "a.png")
+    put(root / "a.json", {"imagePath": "a.png", "imageData": None, "imageWidth": 60, "imageHeight": 40,
+                          "shapes": list(shapes) or [shape()], **changes})
+
+
+def coco(root, *annotations, **changes):
+    put(root / "images" / "a.png")
+    put(root / "annotations" / "instances_train.json", {
+        "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}], "categories": [{"id": 1, "name": "AC"}],
+        "annotations": list(annotations) or [one()], **changes})
+
+
+def one(**changes):
+    return {"id": 1, "image_id": 1, "category_id": 1, "bbox": XYWH, "iscrowd": 0, **changes}
+
+
+def yolo(root, label="0 0.291666667 0.325 0.416666667 0.35\n", config="train: images\nnames: [AC]\n"):
+    put(root / "images" / "a.png")
+    put(root / "labels" / "a.txt", label)
+    put(root / "data.yaml", config)
+
+
+def solo_frame(filename="step0.camera.png", origin=(5, 6), classname="AC", kind="BoundingBox2DAnnotation"):
+    values = [{"instanceId": 1, "labelId": 1, "labelName": classname, "origin": list(origin), "dimension": [25, 14]}]
+    return {"frame": 0, "captures": [{"filename": filename, "dimension": [60, 40], "annotations": [
+        {"@type": f"type.unity.com/unity.solo.{kind}", "values": values}]}]}
+
+
+def solo(root, **changes):
+    put(root / "sequence.0" / "step0.camera.png")
+    put(root / "sequence.0" / "step0.frame_data.json", changes.pop("text", None) or solo_frame(**changes))
+
+
+def ids(root, value=3, name="a_mask.png"):
+    put(root / "PNGImages" / "a.png")
+    mask = np.zeros((40, 60), np.uint8)
+    mask[6:20, 5:30] = value
+    put(root / "PedMasks" / name, cv2.imencode(Path(name).suffix, mask)[1].tobytes())
+
+
+def color(root):
+    put(root / "AC" / "train" / "image" / "a.png")
+    label = np.full((40, 60, 3), 90, np.uint8)
+    label[6:20, 5:30] = (0, 0, 128)
+    put(root / "AC" / "train" / "label" / "a.png", cv2.imencode(".png", label)[1].tobytes())
+
+
+def hc18(root):
+    put(root / "training_set" / "000_HC.png")
+    mask = np.zeros((40, 60), np.uint8)
+    mask[6:20, 5:30] = 255
+    put(root / "training_set" / "000_HC_Annotation.png", cv2.imencode(".png", mask)[1].tobytes())
+
+
+def csv(root, text="name,x1,x2,y1,y2,classname\na.png,5,30,6,20,AC\n"):
+    put(root / "a.png")
+    put(root / "boxes.csv", text)
+
+
+NAMES = {voc: "JPEGImages/a.png", labelme: "a.png", coco: "images/a.png", yolo: "images/a.png", csv: "a.png",
+         solo: "sequence.0/step0.camera.png", ids: "PNGImages/a.png", color: "AC/train/image/a.png",
+         hc18: "training_set/000_HC.png"}
+
+
+@pytest.mark.parametrize("make", NAMES, ids=lambda make: make.__name__)
+def test_every_format_is_detected_and_gives_the_same_box(tmp_path, make):
+    make(tmp_path)
+    table = read_boxes(tmp_path)
+    assert table.attrs["format"] == make.__name__ == detect_format(tmp_path)
+    assert table["name"].tolist() == [NAMES[make]]
+    assert table[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX]
+    assert table["classname"].tolist() == [{ids: "object", hc18: "HC"}.get(make, "AC")]
+    assert table[["width", "height"]].to_numpy().tolist() == [[60, 40]] or make is csv
+
+
+def link(path: Path, target: Path) -> None:
+    "The file at path becomes a link to a copy of it outside the folder."
+    target.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(target)
+
+
+def nested(depth=10_000) -> str:
+    return "[" * depth + "]" * depth
+
+
+BOMB = ('<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;"><!ENTITY c "&b;&b;&b;">]>')
+FILE_ENTITY = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
+POLYGON = [5, 6, 30, 6, 30, 20, 5, 20]
+RLE = {"size": [40, 60], "counts": [5 * 40 + 6] + [14, 26] * 24 + [14, 20 + 30 * 40]}
+PIXELS = base64.b64encode(cv2.imencode(".png", np.full((14, 25), 255, np.uint8))[1].tobytes()).decode()
+PICTURE = base64.b64encode(cv2.imencode(".png", np.full((40, 60, 3), 90, np.uint8))[1].tobytes()).decode()
+MASK = shape(shape_type="mask", points=[[5, 6], [29, 19]], mask=PIXELS)
+AC, READ = [[*BOX, "AC"]], [[*BOX, HOSTILE]]
+
+# what, how the folder is made, and either the words of the refusal or the rows x1 x2 y1 y2 classname that are read
+CASES = [
+    # VOC
+    ("voc xml entities", lambda r: voc(r, head=BOMB, classname="&c;"), "Annotations/a.xml: the XML declares entities"),
+    ("voc xml reads a file", lambda r: voc(r, head=FILE_ENTITY, classname="&a;"), "Annotations/a.xml: the XML declares entities"),
+    ("voc name with ..", lambda r: voc(r, filename="../../a.png"), "Annotations/a.xml: the name '../../a.png' leaves"),
+    ("voc name absolute", lambda r: voc(r, filename="/etc/passwd"), "Annotations/a.xml: the name '/etc/passwd' leaves"),
+    ("voc name of Windows", lambda r: voc(r, filename="C:\\x\\a.png"), "leaves the folder"),
+    ("voc name with folder", lambda r: voc(r, filename="JPEGImages\\a.png"), AC),
+    ("voc nan", lambda r: voc(r, box=("nan", 6, 30, 20)), "object 0: xmin is 'nan', which is not a number"),
+    ("voc 1e308", lambda r: voc(r, box=(5, 6, "1e308", 20)), "object 0: xmax is '1e308', which is larger than any image"),
+    ("voc fraction", lambda r: voc(r, box=("5.25", 6, " 30 ", "2e1")), [[5.25, 30, 6, 20, "AC"]]),
+    ("voc hostile class", lambda r: voc(r, classname=HOSTILE.replace("&", "&amp;").replace("<", "&lt;")), READ),
+    ("voc class on a line of its own", lambda r: voc(r, classname="\n   AC\n  "), AC),
+    ("voc image is a link out", lambda r: (voc(r), link(r / "JPEGImages" / "a.png", r.parent / "s.png")),
+     "JPEGImages/a.png is a link that leaves the folder"),
+    ("voc xml is a link out", lambda r: (voc(r), link(r / "Annotations" / "a.xml", r.parent / "s.xml")),
+     "Annotations/a.xml: Annotations/a.xml is a link that leaves"),
+    ("voc folder like a file", lambda r: (voc(r), (r / "Annotations" / "b.xml").mkdir()), "Annotations/b.xml: this is a folder"),
+    ("voc empty file", lambda r: (voc(r), put(r / "Annotations" / "b.xml", b"")), "Annotations/b.xml: the file is empty"),
+    ("voc latin-1 with declaration", lambda r: voc(r, text=voc_xml("caf\xe9", head='<?xml version="1.0" encoding="latin-1"?>')
+                                                   .encode("latin-1")), [[*BOX, "café"]]),
+    ("voc latin-1 without", lambda r: voc(r, text=voc_xml("caf\xe9").encode("latin-1")), "Annotations/a.xml: not valid XML"),
+    ("voc byte order mark and CRLF", lambda r: voc(r, text=b"\xef\xbb\xbf" + voc_xml().replace("><", ">\r\n<").encode()), AC),
+    ("voc unknown encoding", lambda r: voc(r, head='<?xml version="1.0" encoding="none-8"?>'), "Annotations/a.xml: not valid XML"),
+    ("voc deep", lambda r: voc(r, text="<annotation>" + "<a>" * 10_000 + "</a>" * 10_000 + "<filename>a.png</filename></annotation>"),
+     [[np.nan] * 4 + [""]]),
+    ("voc split list names nobody", lambda r: (voc(r), put(r / "ImageSets/Main/train.txt", "z\n")), "train.txt: z has no annotation"),
+    ("voc split list is latin-1", lambda r: (voc(r), put(r / "ImageSets/Main/train.txt", b"\xe9\n")), "train.txt: not a text file in UTF-8"),
+    ("voc gigapixel image", lambda r: (voc(r), put(r / "JPEGImages" / "a.png", png_header(50_000, 50_000))),
+     "JPEGImages/a.png: 50000×50000 pixels are more than"),
+    # LabelMe
+    ("labelme polygon", lambda r: labelme(r, shape(shape_type="polygon", points=[[5, 6], [30, 6], [30, 20]])), AC),
+    ("labelme rectangle from below", lambda r: labelme(r, shape(points=[[30, 20], [5, 6]])), AC),
+    ("labelme circle", lambda r: labelme(r, shape(shape_type="circle", points=[[20, 20], [23, 24]])), [[15, 25, 15, 25, "AC"]]),
+    ("labelme circle over the edge", lambda r: labelme(r, shape(shape_type="circle", points=[[2, 2], [2, 12]])), [[0, 12, 0, 12, "AC"]]),
+    ("labelme line", lambda r: labelme(r, shape(shape_type="line", points=[[10, 10], [20, 10]])), [[5, 25, 5, 15, "AC"]]),
+    ("labelme mask", lambda r: labelme(r, MASK), AC),
+    ("labelme image inside", lambda r: (labelme(r, imageData=PICTURE), (r / "a.png").unlink()), AC),
+    ("labelme image inside is no image", lambda r: (labelme(r, imageData="aGVsbG8="), (r / "a.png").unlink()),
+     "a.json: not readable as an image"),
+    ("labelme image inside is no base 64", lambda r: (labelme(r, imageData="a"), (r / "a.png").unlink()), "a.json: no image is inside"),
+    ("labelme image inside is a bomb", lambda r: (labelme(r, imageData=base64.b64encode(png_header(60_000, 60_000)).decode()),
+                                                  (r / "a.png").unlink()), "a.json: 60000×60000 pixels are more"),
+    ("labelme image missing", lambda r: (labelme(r), (r / "a.png").unlink()), "a.json: its image 'a.png' is missing"),
+    ("labelme path with ..", lambda r: labelme(r, imagePath="..\\..\\etc\\passwd"), "a.json: the name '..\\\\..\\\\etc\\\\passwd' leaves"),
+    ("labelme path within", lambda r: (put(r / "a.png"), put(r / "json" / "b.json", {"imagePath": "..\\a.png", "shapes": [shape()]})), AC),
+    ("labelme path absolute", lambda r: labelme(r, imagePath="/etc/passwd"), "a.json: the name '/etc/passwd' leaves"),
+    ("labelme path with NUL", lambda r: labelme(r, imagePath="a\0.png"), "is empty or has a control character"),
+    ("labelme deep", lambda r: (labelme(r), put(r / "a.json", '{"shapes": ' + nested() + "}")), "a.json: the JSON is nested too deeply"),
+    ("labelme NaN", lambda r: labelme(r, shape(points=[[float("nan"), 6], [30, 20]])), "a.json: NaN is not a number"),
+    ("labelme 1e308", lambda r: labelme(r, shape(points=[[1e308, 6], [30, 20]])), "shape 0: a coordinate is 1e+308, which is larger"),
+    ("labelme huge integer", lambda r: labelme(r, shape(points=[[10**400, 6], [30, 20]])), "which is larger than any image"),
+    ("labelme coordinate is true", lambda r: labelme(r, shape(points=[[True, 6], [30, 20]])), "a coordinate is True, which is not a number"),
+    ("labelme key twice", lambda r: (labelme(r), put(r / "a.json", '{"shapes": [], "shapes": []}')), "a.json: the key 'shapes' is there twice"),
+    ("labelme cut off", lambda r: (labelme(r), put(r / "a.json", '{"shapes": [{"label"')), "a.json, line 1, column 21: not valid JSON"),
+    ("labelme empty file", lambda r: (labelme(r), put(r / "a.json", b"")), "a.json: the file is empty"),
+    ("labelme latin-1", lambda r: (labelme(r), put(r / "a.json", b'{"shapes": "\xe9"}')), "a.json: not a text file in UTF-8 (byte 12)"),
+    ("labelme byte order mark", lambda r: (labelme(r), put(r / "a.json", b"\xef\xbb\xbf" + (r / "a.json").read_bytes())), AC),
+    ("labelme class is a number", lambda r: labelme(r, shape(label=7)), "a.json, shape 0: the class 7 is not a text"),
+    ("labelme class missing", lambda r: labelme(r, shape(label="")), "a.json, shape 0: the class name is missing"),
+    ("labelme class with line break", lambda r: labelme(r, shape(label="A\nC")), "shape 0: the class 'A\\nC' has a control character"),
+    ("labelme hostile class", lambda r: labelme(r, shape(label=HOSTILE)), READ),
+    ("labelme unknown shape", lambda r: labelme(r, shape(shape_type="blob")), "shape 0: the shape 'blob' is not known"),
+    ("labelme two-point polygon", lambda r: labelme(r, shape(shape_type="polygon")), "shape 0: a polygon of 2 points cannot be"),
+    ("labelme shapes is an object", lambda r: labelme(r, shapes={}), "a.json: 'shapes' is missing or not a list"),
+    ("labelme mask over the edge", lambda r: labelme(r, {**MASK, "points": [[50, 6], [80, 19]]}), "shape 0: its mask is damaged or reaches over"),
+    ("labelme mask is a bomb", lambda r: labelme(r, {**MASK, "mask": base64.b64encode(png_header(60_000, 60_000)).decode()}),
+     "a.json, shape 0, mask: 60000×60000"),
+    ("labelme folder like a file", lambda r: (labelme(r), (r / "b.json").mkdir()), "b.json: this is a folder"),
+    ("labelme no shapes", lambda r: labelme(r, shapes=[]), [[np.nan] * 4 + [""]]),
+    ("labelme image is a link out", lambda r: (labelme(r), link(r / "a.png", r.parent / "s.png")), "a.png is a link that leaves"),
+    # COCO
+    ("coco polygon without bbox", lambda r: coco(r, one(bbox=None, segmentation=[POLYGON])), AC),
+    ("coco run lengths without bbox", lambda r: coco(r, one(bbox=None, segmentation=RLE)), AC),
+    ("coco compressed run lengths", lambda r: coco(r, one(bbox=None, segmentation={
+        "size": [40, 60], "counts": "V68P1" + "0" * 47 + "Zn0"})), "annotation 0: its run lengths do not fill 60×40"),
+    ("coco run lengths cut off", lambda r: coco(r, one(segmentation={"size": [40, 60], "counts": "V6o"})), "annotation 0: its run lengths"),
+    ("coco run lengths negative", lambda r: coco(r, one(segmentation={"size": [40, 60], "counts": [-1, 2401]})), "its run lengths do not fill"),
+    ("coco run lengths of a gigapixel", lambda r: coco(r, one(segmentation={"size": [10**6, 10**6], "counts": [10**12]})), "too many"),
+    ("coco polygon of numbers", lambda r: coco(r, one(segmentation=[[1, 2, "3", 4, 5, 6]])), "annotation 0: a polygon is not a list"),
+    ("coco name with ..", lambda r: coco(r, images=[{"id": 1, "file_name": "../a.png"}]), "image 1: the name '../a.png' leaves the folder"),
+    ("coco name absolute", lambda r: coco(r, images=[{"id": 1, "file_name": "/a.png"}]), "image 1: the name '/a.png' leaves the folder"),
+    ("coco image missing", lambda r: coco(r, images=[{"id": 1, "file_name": "z.png"}]),
+     "annotations/instances_train.json, image 1: the image z.png is not below the folder"),
+    ("coco image without size", lambda r: coco(r, images=[{"id": 1, "file_name": "a.png"}]), AC),
+    ("coco size is a lie", lambda r: coco(r, images=[{"id": 1, "file_name": "a.png", "width": -5, "height": 1e9}]), AC),
+    ("coco id twice", lambda r: coco(r, images=[{"id": 1, "file_name": "a.png"}] * 2), "the image id 1 is there twice"),
+    ("coco id is a text", lambda r: coco(r, images=[{"id": "1", "file_name": "a.png"}]), "image 0: the id is missing or no whole number"),
+    ("coco unknown image", lambda r: coco(r, one(image_id=9)), "annotation 0: the image 9 is not in the list"),
+    ("coco unknown category", lambda r: coco(r, one(category_id=9)), "annotation 0: the category 9 is not in the list"),
+    ("coco unhashable category", lambda r: coco(r, one(category_id=[1])), "annotation 0: the category [1] is not in the list"),
+    ("coco bbox of three", lambda r: coco(r, one(bbox=[1, 2, 3])), "annotation 0: bbox is [1, 2, 3]; give x, y"),
+    ("coco bbox infinite", lambda r: coco(r, one(bbox=[1, 2, 3, float("inf")])), "instances_train.json: Infinity is not a number"),
+    ("coco bbox 1e308", lambda r: coco(r, one(bbox=[1, 2, 3, 1e308])), "annotation 0: bbox is 1e+308, which is larger"),
+    ("coco annotation is a list", lambda r: coco(r, [1]), "annotation 0: the image None is not in the list"),
+    ("coco no box at all", lambda r: coco(r, one(bbox=None)), "annotation 0: neither bbox nor segmentation"),
+    ("coco hostile class", lambda r: coco(r, categories=[{"id": 1, "name": HOSTILE}]), READ),
+    ("coco deep", lambda r: (coco(r), put(r / "annotations/instances_train.json", nested())), "instances_train.json: the JSON is nested too deeply"),
+    ("coco empty file", lambda r: (coco(r), put(r / "annotations/instances_train.json", b"")), "instances_train.json: the file is empty"),
+    ("coco lists missing", lambda r: coco(r, annotations={}), "instances_train.json: 'annotations' is missing or not a list"),
+    # YOLO
+    ("yolo polygon", lambda r: yolo(r, "0 0.0833333333 0.15 0.5 0.15 0.5 0.5\n"), AC),
+    ("yolo CRLF and blank lines", lambda r: yolo(r, "\r\n0 0.291666667 0.325 0.416666667 0.35\r\n\r\n"), AC),
+    ("yolo no names", lambda r: (yolo(r), (r / "data.yaml").unlink()), [[*BOX, "0"]]),
+    ("yolo no label file", lambda r: (yolo(r), (r / "labels" / "a.txt").unlink()), [[np.nan] * 4 + [""]]),
+    ("yolo empty label file", lambda r: yolo(r, ""), [[np.nan] * 4 + [""]]),
+    ("yolo pixels", lambda r: yolo(r, "0 17 13 25 14\n"), "labels/a.txt, line 1: these are no fractions"),
+    ("yolo four values", lambda r: yolo(r, "0 0.1 0.1 0.1\n"), "labels/a.txt, line 1: 4 values"),
+    ("yolo nan", lambda r: yolo(r, "0 nan 0.1 0.1 0.1\n"), "labels/a.txt, line 1: a value is 'nan', which is not a number"),
+    ("yolo 1e308", lambda r: yolo(r, "0 1e308 0.1 0.1 0.1\n"), "line 1: a value is '1e308', which is larger"),
+    ("yolo class too large", lambda r: yolo(r, "1 0.1 0.1 0.1 0.1\n"), "labels/a.txt, line 1: the class 1 is not in the list"),
+    ("yolo class is no number", lambda r: yolo(r, "AC 0.1 0.1 0.1 0.1\n"), "line 1: a value is 'AC', which is not a number"),
+    ("yolo image missing", lambda r: (yolo(r), put(r / "labels" / "z.txt", "")), "labels/z.txt: its image is missing"),
+    ("yolo train leaves the folder", lambda r: yolo(r, config="train: ../../etc\nnames: [AC]\n"), "data.yaml, train: the name '../../etc' leaves"),
+    ("yolo train as Roboflow writes it", lambda r: yolo(r, config="train: ../images\nnames: [AC]\n"), AC),
+    ("yolo train is a list that leaves", lambda r: (yolo(r, config="train: t.txt\nnames: [AC]\n"), put(r / "t.txt", "images/a.png\n/etc/passwd\n")),
+     "t.txt, line 2: the name '/etc/passwd' leaves"),
+    ("yolo train is nowhere", lambda r: yolo(r, config="train: none\nnames: [AC]\n"), "data.yaml, train: none is not below the folder"),
+    ("yolo yaml runs a program", lambda r: yolo(r, config="names: !!python/object/apply:os.system ['true']\n"), "data.yaml, line 1: not valid YAML"),
+    ("yolo yaml deep", lambda r: yolo(r, config="names: " + nested() + "\n"), "data.yaml: not valid YAML"),
+    ("yolo yaml name is no", lambda r: yolo(r, config="names: [no]\n"), "data.yaml, class 0: the class False is not a text"),
+    ("yolo yaml names is a text", lambda r: yolo(r, config="names: AC\n"), "data.yaml: 'names' is missing"),
+    ("yolo yaml aliases", lambda r: yolo(r, config="a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n"), "data.yaml, class 0: the class [["),
+    ("yolo hostile class", lambda r: yolo(r, config="names: " + json.dumps([HOSTILE]) + "\n"), READ),
+    ("yolo label is a link out", lambda r: (yolo(r), link(r / "labels" / "a.txt", r.parent / "s.txt")), "labels/a.txt is a link that leaves"),
+    ("yolo label is latin-1", lambda r: (yolo(r), put(r / "labels" / "a.txt", b"\xe9")), "labels/a.txt: not a text file in UTF-8"),
+    ("yolo label is a folder", lambda r: (yolo(r), (r / "labels" / "a.txt").unlink(), (r / "labels" / "a.txt").mkdir()),
+     "labels/a.txt: this is a folder"),
+    # SOLO
+    ("solo name leaves", lambda r: solo(r, filename="../../a.png"), "capture 0: the name '../../a.png' leaves the folder"),
+    ("solo image missing", lambda r: solo(r, filename="b.png"), "sequence.0/b.png: the image is missing"),
+    ("solo no boxes", lambda r: solo(r, kind="Other"), [[np.nan] * 4 + [""]]),
+    ("solo origin of three", lambda r: solo(r, origin=(1, 2, 3)), "capture 0: origin or dimension is not a pair"),
+    ("solo origin NaN", lambda r: solo(r, origin=(float("nan"), 2)), "step0.frame_data.json: NaN is not a number"),
+    ("solo class missing", lambda r: solo(r, classname=None), "capture 0: the class None is not a text"),
+    ("solo deep", lambda r: solo(r, text=nested()), "step0.frame_data.json: the JSON is nested too deeply"),
+    ("solo captures missing", lambda r: solo(r, text="{}"), "step0.frame_data.json: 'captures' is missing"),
+    # masks of numbers, painted labels, HC18
+    ("ids as JPEG", lambda r: ids(r, name="a.jpg"), "PedMasks/a.jpg: JPEG changes the numbers"),
+    ("ids white on black", lambda r: ids(r, value=255), [[*BOX, "object"]]),
+    ("ids mask missing", lambda r: (ids(r), put(r / "PNGImages" / "b.png")), "PNGImages/b.png: its mask is missing in PedMasks"),
+    ("ids without a class", lambda r: (ids(r, value=2), put(r / "classes.txt", "adult\n")), "PedMasks/a_mask.png: the value 2 has no class"),
+    ("ids with classes", lambda r: (ids(r, value=1), put(r / "classes.txt", "_background_\r\nadult\r\n")), [[*BOX, "adult"]]),
+    ("ids gigapixel", lambda r: (ids(r), put(r / "PedMasks" / "a_mask.png", png_header(40_000, 40_000))), "PedMasks/a_mask.png: 40000×40000"),
+    ("ids mask is a link out", lambda r: (ids(r), link(r / "PedMasks" / "a_mask.png", r.parent / "s.png")), "PedMasks/a_mask.png is a link"),
+    ("color gigapixel label", lambda r: (color(r), put(r / "AC/train/label/a.png", png_header(40_000, 40_000))), "AC/train/label/a.png: 40000×40000"),
+    ("color image folder is a link out", lambda r: (color(r), (r / "AC/train/image").rename(r.parent / "outside"),
+                                                    (r / "AC/train/image").symlink_to(r.parent / "outside")), "is a link that leaves"),
+    ("color label is a folder", lambda r: (color(r), (r / "AC/train/label/a.png").unlink(), (r / "AC/train/label/a.png").mkdir()),
+     "AC/train/label/a.png: this is a folder"),
+    ("hc18 annotation is a link out", lambda r: (hc18(r), link(r / "training_set/000_HC_Annotation.png", r.parent / "s.png")), "is a link that leaves"),
+    ("hc18 TIFF as PNG", lambda r: (hc18(r), Image.fromarray(np.full((40, 60), 9, np.uint8)).save(r / "training_set/000_HC.png", "TIFF")),
+     [[*BOX, "HC"]]),
+    # CSV
+    ("csv latin-1", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,caf\xe9\n".encode("latin-1")), "boxes.csv: not a text file in UTF-8"),
+    ("csv byte order mark and CRLF", lambda r: csv(r, b"\xef\xbb\xbfname,x1,x2,y1,y2,classname\r\na.png,5,30,6,20,AC\r\n"), AC),
+    ("csv column twice", lambda r: csv(r, "name,x1,x2,y1,y2,classname,x1\na.png,5,30,6,20,AC,9\n"), "boxes.csv: the column 'x1' is there twice"),
+    ("csv 1e308", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,1e308,6,20,AC\n"), "boxes.csv, row 1: x2 is '1e308', which is larger"),
+    ("csv underscore", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,3_0,6,20,AC\n"), "row 1: x2 is '3_0', which is not a number"),
+    ("csv class with line break", lambda r: csv(r, 'name,x1,x2,y1,y2,classname\na.png,5,30,6,20,"A\nC"\n'), "row 1: the class 'A\\nC' has a control"),
+    ("csv hostile class", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20," + '"' + HOSTILE.replace('"', '""') + '"\n'), READ),
+    ("csv image is a link out", lambda r: (csv(r), link(r / "a.png", r.parent / "s.png")), "boxes.csv, row 1: a.png is a link that leaves"),
+    ("csv is a folder", lambda r: (csv(r), (r / "boxes.csv").unlink(), (r / "boxes.csv").mkdir()), "boxes.csv is here; check the path"),
+    # two formats
+    ("voc and yolo", lambda r: (voc(r), yolo(r)), "labels of 2 formats are here (voc, yolo); name the one to read"),
+    ("voc and csv", lambda r: (voc(r), csv(r)), AC),
+    ("pickle is nothing", lambda r: put(r / "labels.pkl", b"cos\nsystem\n(S'true'\ntR."), "no labels found"),
+]
+
+
+@pytest.mark.parametrize("make, expected", [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_bad_input_is_read_rightly_or_refused_in_one_sentence(tmp_path, capfd, make, expected):
+    folder, out = tmp_path / "in", tmp_path / "boxes.csv"
+    folder.mkdir()
+    make(folder)
+    code = frcnn_boxes([str(folder), "-o", str(out)])
+    said, error = capfd.readouterr()
+    if isinstance(expected, str):
+        assert (code, said, error.count("\n"), out.exists()) == (1, "", 1, False)
+        assert expected in error and str(tmp_path) not in error.replace(str(folder), "")
+    else:
+        assert (code, error) == (0, "")
+        table = read_boxes_csv(out, resolve=False)
+        expected = pd.DataFrame(expected, columns=["x1", "x2", "y1", "y2", "classname"])
+        pd.testing.assert_frame_equal(table[list(expected)], expected, check_dtype=False, atol=1e-6, rtol=0)
+
+
+def test_there_are_enough_cases():
+    assert len(CASES) >= 60 and len({case[0] for case in CASES}) == len(CASES)
+
+
+# ---------------------------------------------------------------- writers and round trips
+
+def comparable(table: pd.DataFrame, drop=()) -> pd.DataFrame:
+    table = table.assign(name=[Path(name).name for name in table["name"]])
+    columns = [*BOX_COLUMNS, "split", "group", "width", "height", "pixel_size"]
+    return table[[column for column in columns if column not in drop]].sort_values(["name", "x1", "y1"], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    "The sample in every format that can be written."
+    root = tmp_path_factory.mktemp("written")
+    table = read_boxes(SAMPLE)
+    for format in WRITERS:
+        write_boxes(table, SAMPLE, root / format, format, copy_images=True)
+    return root
+
+
+@pytest.mark.parametrize("first, second", list(itertools.permutations(WRITERS, 2)))
+def test_every_pair_of_formats_keeps_the_table(written, tmp_path, first, second):
+    table = read_boxes(written / first, format=first)
+    write_boxes(table, written / first, tmp_path / "out", second, copy_images=True)
+    back = read_boxes(tmp_path / "out", format=second)
+    lost = ["group", "pixel_size"] if {"voc", "yolo"} & {first, second} else []
+    pd.testing.assert_frame_equal(comparable(back, lost), comparable(read_boxes(SAMPLE), lost), check_dtype=False)
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_format_written_from_itself_is_the_same_table(written, tmp_path, format):
+    table = read_boxes(written / format, format=format)
+    assert write_boxes(table, written / format, tmp_path / "again", format, copy_images=True) == []
+    pd.testing.assert_frame_equal(read_boxes(tmp_path / "again", format=format), table, check_exact=True)
+
+
+def full_table(root: Path) -> pd.DataFrame:
+    "Two images with everything that a table can hold."
+    for name in ("one/a.png", "two/a.png", "two/b.png"):
+        put(root / name)
+    polygon = json.dumps([[5, 6, 30.5, 6, 30.5, 20, 5, 20]])
+    return boxes_table([
+        {"name": "one/a.png", "x1": 5, "x2": 30.5, "y1": 6, "y2": 20, "classname": HOSTILE, "score": 0.5, "difficult": 1,
+         "segmentation": polygon, "iscrowd": 1, "note": "x"},
+        {"name": "one/a.png", "x1": 1 / 3, "x2": 2 / 3, "y1": 6, "y2": 6, "classname": "AC", "score": 0.25, "difficult": 0,
+         "segmentation": json.dumps(RLE), "iscrowd": 0, "note": ""},
+        {"name": "two/a.png", "classname": "", "segmentation": "", "iscrowd": 0, "difficult": 0, "note": ""}],
+    ).assign(group="patient 7", pixel_size=0.125, split="test", width=60, height=40)
+
+
+LOST = {"csv": [], "coco": ["difficult", "note"], "voc": ["group", "pixel_size", "score", "segmentation", "iscrowd", "note"],
+        "yolo": ["group", "pixel_size", "segmentation", "difficult", "iscrowd", "note"],
+        "labelme": ["score", "difficult", "iscrowd", "note"]}
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_what_a_format_cannot_hold_is_said_and_the_rest_is_kept(tmp_path, format):
+    table = full_table(tmp_path / "in")
+    notes = " ".join(one["problem"] for one in write_boxes(table, tmp_path / "in", tmp_path / "out", format))
+    for column in LOST[format]:
+        words = {"segmentation": "segmentation"}.get(column, f"{format} has no place for {column}:")
+        assert words in notes, column
+    options = {"root": tmp_path / "in"} if format in ("csv", "coco") else {}
+    back = read_boxes(tmp_path / "out", format=format, **options).sort_values(["classname", "x1"], ignore_index=True)
+    table = table.sort_values(["classname", "x1"], ignore_index=True)
+    kept = [column for column in table if column not in [*LOST[format], "name"]]
+    if format == "labelme":
+        kept.remove("segmentation")  # the polygon is kept, the run lengths are not, and that is said
+        assert json.loads(back["segmentation"][2] or back["segmentation"][1]) and "1 segmentations are not polygons" in notes
+    if format == "yolo":
+        assert "1 boxes are rounded to a millionth of a pixel" in notes
+    pd.testing.assert_frame_equal(back[kept], table[kept], check_dtype=False, atol=1e-6 if format == "yolo" else 0, rtol=0)
+
+
+def test_images_of_one_bare_name_do_not_meet(tmp_path):
+    table = full_table(tmp_path / "in")
+    write_boxes(table, tmp_path / "in", tmp_path / "out", "voc")
+    assert sorted(path.name for path in (tmp_path / "out" / "JPEGImages").iterdir()) == ["one__a.png", "two__a.png"]
+
+
+def test_labels_alone_when_images_are_not_copied(tmp_path):
+    write_boxes(read_boxes(SAMPLE), SAMPLE, tmp_path / "out", "yolo", copy_images=False)
+    assert not list((tmp_path / "out").glob("images/**/*.png")) and len(list((tmp_path / "out").glob("labels/*/*.txt"))) == 24
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"x2": np.nan}, "row 1 (one/a.png): it is not a whole box"), ({"x2": -5}, "corners are in the wrong order"),
+    ({"y2": np.inf}, "not a whole box"), ({"split": "night"}, "'night' is not a split"),
+    ({"classname": "A\0"}, "control character"), ({"name": "../a.png"}, "leaves the folder")])
+def test_a_row_that_cannot_be_written_is_named_and_nothing_is_written(tmp_path, change, words):
+    table = full_table(tmp_path / "in").iloc[:1].assign(**change)
+    for format in WRITERS:
+        with pytest.raises(ValueError) as error:
+            write_boxes(table, tmp_path / "in", tmp_path / "out", format)
+        assert words in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path):
+    table = full_table(tmp_path / "in")
+    put(tmp_path / "out" / "mine.txt", "precious")
+    for format in WRITERS:
+        with pytest.raises(FileExistsError, match="name a new one"):
+            write_boxes(table, tmp_path / "in", tmp_path / "out", format)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_an_image_inside_labelme_is_taken_out(tmp_path):
+    labelme(tmp_path / "in", imageData=PICTURE)
+    (tmp_path / "in" / "a.png").unlink()
+    table = read_boxes(tmp_path / "in")
+    assert table["name"].tolist() == ["a.json"]
+    write_boxes(table, tmp_path / "in", tmp_path / "out", "voc")
+    assert read_image(tmp_path / "out" / "JPEGImages" / "a.png").shape == (40, 60, 3)
+    assert read_boxes(tmp_path / "out")[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX]
+
+
+def test_shell_converts_and_says_what_is_lost(tmp_path, capfd):
+    assert frcnn_boxes([str(SAMPLE), "--to", "yolo", "-o", str(tmp_path / "y")]) == 0
+    out = capfd.readouterr().out
+    assert "format: color (also here, not read: mask, csv)" in out and "yolo has no place for pixel_size: 24 values" in out
+    assert len(read_boxes(tmp_path / "y")) == 24
+    assert frcnn_boxes([str(SAMPLE), "--to", "voc", "-o", str(tmp_path / "y")]) == 1
+    assert "it exists and is not an empty folder" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------- shapes and masks
+
+def test_segmentations_of_all_formats_give_the_same_pixels(tmp_path):
+    expected = np.zeros((40, 60), bool)
+    expected[6:20, 5:30] = True
+    labelme(tmp_path / "labelme", shape(shape_type="polygon", points=np.reshape(POLYGON, (-1, 2)).tolist()))
+    labelme(tmp_path / "mask", MASK)
+    coco(tmp_path / "polygon", one(segmentation=[POLYGON]))
+    coco(tmp_path / "rle", one(segmentation=RLE, bbox=None))
+    yolo(tmp_path / "yolo", "0 " + " ".join(str(v / s) for v, s in zip(POLYGON, [60, 40] * 4)))
+    ids(tmp_path / "ids")
+    for folder in tmp_path.iterdir():
+        row = read_boxes(folder).iloc[0]
+        assert row[["x1", "x2", "y1", "y2"]].tolist() == BOX, folder.name
+        np.testing.assert_array_equal(segmentation_mask(row, folder), expected, err_msg=folder.name)
+
+
+def test_white_masks_of_the_sample_are_segmentations():
+    row = read_masks(SAMPLE).iloc[0]
+    pixels = segmentation_mask(row, SAMPLE)
+    ys, xs = np.nonzero(pixels)
+    assert [xs.min(), xs.max() + 1, ys.min(), ys.max() + 1] == row[["x1", "x2", "y1", "y2"]].tolist()
+
+
+def test_labelme_export_has_one_numbering_and_reads_back(tmp_path):
+    labelme(tmp_path / "in", shape(label="cup"), shape(label="ball", shape_type="circle", points=[[45, 20], [45, 30]]), MASK,
+            shape(label="cup", shape_type="point", points=[[50, 35]]), shape(label="line", shape_type="line", points=[[3, 30], [20, 38]]))
+    labelme_to_masks(tmp_path / "in", tmp_path / "out")
+    place = tmp_path / "out" / "a_json"
+    assert (place / "label_names.txt").read_text().split() == ["_background_", "AC", "ball", "cup", "line"]
+    label = Image.open(place / "label.png")
+    assert label.mode == "P" and label.getpixel((45, 20)) == 2 and label.getpixel((10, 10)) == 1 and label.getpixel((0, 0)) == 0
+    assert label.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+    table = read_boxes(tmp_path / "out", min_area=1).set_index("classname")
+    assert table.loc["ball", ["x1", "x2", "y1", "y2"]].tolist() == [35, 56, 10, 31]  # 45 ± 10 and 20 ± 10, ends included
+    assert find_formats(tmp_path / "out") == ["ids"]
+
+
+def test_crowds_and_difficult_objects_are_said(tmp_path):
+    coco(tmp_path, one(), one(id=2, iscrowd=1))
+    table = read_boxes(tmp_path)
+    assert table["iscrowd"].tolist() == [0, 1] and "1 annotations are crowds" in table.attrs["findings"][0]["problem"]
+
+
+def test_splits_come_from_folders_and_files(tmp_path):
+    for split, word in [("train", "train2017"), ("val", "val2017")]:
+        put(tmp_path / word / "a.png")
+        put(tmp_path / "annotations" / f"instances_{word}.json", {
+            "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}], "annotations": [one()],
+            "categories": [{"id": 1, "name": split}]})
+    assert read_boxes(tmp_path)[["name", "split", "classname"]].to_numpy().tolist() == [
+        ["train2017/a.png", "train", "train"], ["val2017/a.png", "val", "val"]]
+
+
+def test_coco_of_the_reference_numbers(real):
+    table = read_coco(real / "golden_ap" / "instances_val2014_100.json", resolve=False)
+    content = json.loads((real / "golden_ap" / "instances_val2014_100.json").read_text())
+    assert len(table[table["classname"] != ""]) == len(content["annotations"])
+    assert table["name"].nunique() == len(content["images"])
+    assert table["iscrowd"].sum() == sum(one["iscrowd"] for one in content["annotations"])
+
+
+@pytest.mark.parametrize("format", ["voc", "coco", "yolo", "labelme"])
+def test_real_cells_in_all_formats(real, tmp_path, format):
+    table = read_boxes(real / "bccd")
+    write_boxes(table, real / "bccd", tmp_path / "out", format, copy_images=format != "coco")
+    back = read_boxes(tmp_path / "out", **({"root": real / "bccd"} if format == "coco" else {}))
+    pd.testing.assert_frame_equal(comparable(back, ["group"]), comparable(table, ["group"]), check_dtype=False)
+
+
+def test_every_format_has_its_row_in_detection():
+    assert list(FORMATS)[-1] == "csv" and set(WRITERS) < set(FORMATS)
+
+
+def test_no_reader_imports_pickle():
+    for module in ("labels", "formats"):
+        text = (Path(__file__).resolve().parents[1] / "frcnn_nbdev" / f"{module}.py").read_text()
+        assert "pickle" not in text and "allow_pickle" not in text and "yaml.load" not in text
