@@ -9,7 +9,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'height_
            'fasterrcnn_mobilenet_v3_large_fpn', 'fasterrcnn_mobilenet_v3_large_320_fpn', 'vgg16_box_head',
            'fasterrcnn_vgg16']
 
-# %% ../nbs/14_faster_rcnn.ipynb #5489edd5
+# %% ../nbs/14_faster_rcnn.ipynb #297748b8
 import warnings
 from collections import OrderedDict
 from enum import Enum
@@ -43,7 +43,7 @@ from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from .roi_pool import MultiScaleRoIAlign
 from .rpn import RegionProposalNetwork, RPNHead
 
-# %% ../nbs/14_faster_rcnn.ipynb #44461831
+# %% ../nbs/14_faster_rcnn.ipynb #f749a677
 class ImageList:
     "Images of different sizes in one padded tensor, with the size of each before padding."
     def __init__(
@@ -56,7 +56,7 @@ class ImageList:
     def to(self, device: torch.device | str) -> "ImageList":
         return ImageList(self.tensors.to(device), self.image_sizes)
 
-# %% ../nbs/14_faster_rcnn.ipynb #0556f8ba
+# %% ../nbs/14_faster_rcnn.ipynb #d4b0c1f7
 def scale_boxes(
     boxes: Tensor,                # (R, 4) xyxy, pixels of an image of size `old`
     old: tuple[int, int],         # (height, width)
@@ -67,14 +67,14 @@ def scale_boxes(
     y, x = (torch.tensor(new, dtype=torch.float32) / torch.tensor(old, dtype=torch.float32)).to(boxes).unbind()
     return boxes * torch.stack((x, y, x, y))
 
-# %% ../nbs/14_faster_rcnn.ipynb #e320c9ee
+# %% ../nbs/14_faster_rcnn.ipynb #26d0347f
 def height_width(
     image: Tensor,           # (..., H, W)
 ) -> tuple[int, int]:
     "Size of an image, as plain numbers also while a model is traced for export."
     return int(image.shape[-2]), int(image.shape[-1])
 
-# %% ../nbs/14_faster_rcnn.ipynb #9b6b17a7
+# %% ../nbs/14_faster_rcnn.ipynb #0281762f
 def check_images(
     images: list[Tensor],    # (C, H, W) each, floats
     channels: int,           # how many means and deviations there are
@@ -97,7 +97,7 @@ def check_images(
             raise ValueError(f"image {i} has {image.shape[0]} channels, but image_mean has {channels} values: "
                              f"give images of {channels} channels, or of 1")
 
-# %% ../nbs/14_faster_rcnn.ipynb #2fdd2688
+# %% ../nbs/14_faster_rcnn.ipynb #f38e1430
 class ImageTransform(nn.Module):
     """Normalise, resize and pad the images; scale the targets, and the detections back.
 
@@ -179,7 +179,7 @@ class ImageTransform(nn.Module):
         return [{**d, "boxes": scale_boxes(d["boxes"], new, old)}
                 for d, new, old in zip(detections, image_sizes, original_sizes)]
 
-# %% ../nbs/14_faster_rcnn.ipynb #9b54d2ab
+# %% ../nbs/14_faster_rcnn.ipynb #f0a4a35c
 def check_targets(
     targets: list[dict[str, Tensor]] | None,
     num_images: int,
@@ -222,10 +222,10 @@ def check_targets(
     raise InputError(f"target {i}: label {j} is {int(labels[place])}; classes are 1 … "
                      f"{'' if num_classes is None else num_classes - 1} and 0 is background")
 
-# %% ../nbs/14_faster_rcnn.ipynb #cdcca724
+# %% ../nbs/14_faster_rcnn.ipynb #de53f561
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# %% ../nbs/14_faster_rcnn.ipynb #56247e21
+# %% ../nbs/14_faster_rcnn.ipynb #fb897fc6
 class FasterRCNN(nn.Module):
     """Faster R-CNN (Ren et al. 2015): torchvision's arguments, targets, losses, detections and weights.
 
@@ -365,7 +365,7 @@ class FasterRCNN(nn.Module):
         detections = self.roi_heads.detections(features, proposals, sizes)
         return losses, self.transform.postprocess(detections, sizes, [height_width(x) for x in images])
 
-# %% ../nbs/14_faster_rcnn.ipynb #5e447531
+# %% ../nbs/14_faster_rcnn.ipynb #a7dc8cdf
 def compact_faster_rcnn(
     backbone: str,                      # a key of `features.BACKBONES`
     num_classes: int,                   # background included
@@ -394,7 +394,7 @@ def compact_faster_rcnn(
         box_predictor=FastRCNNPredictor(head_width, num_classes), **{**sizes, **kwargs})
     return model.to(memory_format=torch.channels_last)     # rows of cells without a copy, faster convolutions
 
-# %% ../nbs/14_faster_rcnn.ipynb #07fa33c3
+# %% ../nbs/14_faster_rcnn.ipynb #80f4cf92
 def detector_weights(
     weights: str | Path | Enum | None,   # a file, a member of `known`, its name, or None
     known: type[Enum] | None,            # torchvision's weights of this detector; None: there are none
@@ -428,7 +428,7 @@ def detector_weights(
                          "included: leave num_classes out and replace model.roi_heads.box_predictor afterwards")
     return state, source, len(state[key])
 
-# %% ../nbs/14_faster_rcnn.ipynb #f2ae89cc
+# %% ../nbs/14_faster_rcnn.ipynb #f13232e1
 def trained_layers(
     is_trained: bool,       # weights were given, for the detector or its backbone
     given: int | None,      # what the user asks for
@@ -443,10 +443,11 @@ def trained_layers(
         return maximum
     layers = default if given is None else given
     if not 0 <= layers <= maximum:
-        raise ValueError(f"trainable_backbone_layers is {layers}: give 0 to {maximum}")
+        raise ValueError(f"Trainable backbone layers should be in the range [0, {maximum}]: "
+                         f"trainable_backbone_layers is {layers}")
     return layers
 
-# %% ../nbs/14_faster_rcnn.ipynb #d3ccf717
+# %% ../nbs/14_faster_rcnn.ipynb #6a8bc647
 def fasterrcnn_resnet50_fpn(
     *,
     weights: FasterRCNN_ResNet50_FPN_Weights | str | Path | None = None,       # of the detector; or a local file
@@ -475,7 +476,7 @@ def fasterrcnn_resnet50_fpn(
                     module.eps = 0.0
     return model
 
-# %% ../nbs/14_faster_rcnn.ipynb #c56bdd68
+# %% ../nbs/14_faster_rcnn.ipynb #19ca4b7b
 def fasterrcnn_resnet50_fpn_v2(
     *,
     weights: FasterRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,    # of the detector; or a local file
@@ -499,7 +500,7 @@ def fasterrcnn_resnet50_fpn_v2(
         fill_weights(model, state, source, "fasterrcnn_resnet50_fpn_v2")
     return model
 
-# %% ../nbs/14_faster_rcnn.ipynb #cfba4461
+# %% ../nbs/14_faster_rcnn.ipynb #8deafe87
 def mobilenet_detector(
     name: str,                                                     # of the builder, for errors
     known: type[Enum],                                             # its weights
@@ -523,7 +524,7 @@ def mobilenet_detector(
         fill_weights(model, state, source, name)
     return model
 
-# %% ../nbs/14_faster_rcnn.ipynb #430d44bb
+# %% ../nbs/14_faster_rcnn.ipynb #24d9134d
 def fasterrcnn_mobilenet_v3_large_fpn(
     *,
     weights: FasterRCNN_MobileNet_V3_Large_FPN_Weights | str | Path | None = None,   # or a local file
@@ -538,7 +539,7 @@ def fasterrcnn_mobilenet_v3_large_fpn(
         "fasterrcnn_mobilenet_v3_large_fpn", FasterRCNN_MobileNet_V3_Large_FPN_Weights, weights, progress,
         num_classes, weights_backbone, trainable_backbone_layers, **{"rpn_score_thresh": 0.05, **kwargs})
 
-# %% ../nbs/14_faster_rcnn.ipynb #e63de188
+# %% ../nbs/14_faster_rcnn.ipynb #f1b7930f
 def fasterrcnn_mobilenet_v3_large_320_fpn(
     *,
     weights: FasterRCNN_MobileNet_V3_Large_320_FPN_Weights | str | Path | None = None,   # or a local file
@@ -555,7 +556,7 @@ def fasterrcnn_mobilenet_v3_large_320_fpn(
         "fasterrcnn_mobilenet_v3_large_320_fpn", FasterRCNN_MobileNet_V3_Large_320_FPN_Weights, weights, progress,
         num_classes, weights_backbone, trainable_backbone_layers, **{**defaults, **kwargs})
 
-# %% ../nbs/14_faster_rcnn.ipynb #40b6e8f3
+# %% ../nbs/14_faster_rcnn.ipynb #ada7286f
 def vgg16_box_head(
     model: nn.Module,       # torchvision's VGG16
 ) -> TwoMLPHead:            # (R, 512, 7, 7) → (R, 4096)
@@ -569,7 +570,7 @@ def vgg16_box_head(
                          "give head_width for a random head, or other weights")
     return head
 
-# %% ../nbs/14_faster_rcnn.ipynb #055029e1
+# %% ../nbs/14_faster_rcnn.ipynb #ab851382
 def fasterrcnn_vgg16(
     *,
     weights: str | Path | None = None,                     # of the detector: a local file
