@@ -373,6 +373,7 @@ def compact_faster_rcnn(
     *,
     weights: str | Path | Enum | None = None,  # of the backbone: None, a local file, or a torchvision weight name
     rois_per_image: int = 32,           # sampled for the head's losses, at most half of them objects
+    proposals: int = 200,               # of the RPN in training, ¾ of them in testing; more for many objects an image
     head_channels: int = 64,            # of the head's convolution
     head_width: int = 256,              # of its fully connected layer
     **kwargs,                           # further arguments of FasterRCNN
@@ -384,8 +385,8 @@ def compact_faster_rcnn(
     products cost more than the backbone.
     """
     body = build_backbone(backbone, weights)
-    sizes = dict(min_size=None, size_divisible=16, rpn_pre_nms_top_n_train=400, rpn_post_nms_top_n_train=200,
-                 rpn_pre_nms_top_n_test=300, rpn_post_nms_top_n_test=150, box_batch_size_per_image=rois_per_image,
+    sizes = dict(min_size=None, size_divisible=16, rpn_pre_nms_top_n_train=2 * proposals, rpn_post_nms_top_n_train=proposals,
+                 rpn_pre_nms_top_n_test=proposals * 3 // 2, rpn_post_nms_top_n_test=proposals * 3 // 4, box_batch_size_per_image=rois_per_image,
                  box_positive_fraction=0.5)
     model = FasterRCNN(
         body, rpn_anchor_generator=AnchorGenerator(cell_anchors=[cell_anchors]),

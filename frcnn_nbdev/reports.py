@@ -302,7 +302,7 @@ def report_model(
         raise ValueError(f"the model {p['model']!r} is unknown: the one there is so far is 'faster_rcnn'")
     torch.manual_seed(p["seed"])
     return compact_faster_rcnn(p["backbone"], len(data.classes) + 1, anchors_from_sizes(anchor_sizes),
-                               weights=p["weights"] or None, rois_per_image=p["rois"])
+                               weights=p["weights"] or None, rois_per_image=p["rois"], proposals=p["proposals"])
 
 # %% ../nbs/19_reports.ipynb #90e3c473
 @torch.no_grad()
