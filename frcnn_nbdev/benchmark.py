@@ -13,7 +13,7 @@ __all__ = ['ROI_SHAPES', 'LIBRARIES', 'CONFIGURATIONS', 'PRECISIONS', 'SPEED_TAR
            'fresh_step_memory', 'memory_table', 'loader_share', 'phantom_share', 'Target', 'verdict', 'judge_speed',
            'judge_rest', 'Plan', 'make_plan', 'machine', 'nested', 'targets_of', 'metrics']
 
-# %% ../nbs/20_benchmark.ipynb #fc08bd52
+# %% ../nbs/20_benchmark.ipynb #0a810406
 import copy
 import gc
 import math
@@ -46,8 +46,9 @@ from torchvision.ops import MultiScaleRoIAlign as TVMultiScaleRoIAlign
 
 from . import faster_rcnn, head, rpn
 from .anchors import AnchorGenerator, grid_anchors, make_cell_anchors
+from .batches import BoxesDataset, make_loader, train_transforms
 from .boxes import decode_boxes, encode_boxes
-from .data import BoxesDataset, load_boxes, make_loader, train_transforms
+from .data import load_boxes
 from .features import resnet_c4_backbone
 from .iou import Matcher, box_iou
 from .nms import nms
@@ -55,14 +56,14 @@ from .phantom import write_phantom
 from .roi_pool import MultiScaleRoIAlign, roi_align, roi_pool
 from .training import make_optimizer
 
-# %% ../nbs/20_benchmark.ipynb #19c3ad10
+# %% ../nbs/20_benchmark.ipynb #eb6c1444
 def finish_on(
     device: torch.device | str,
 ) -> Callable[[], None]:         # returns when the work that was handed to the device is done
     "What to call before the clock is read: a GPU works on while Python goes on."
     return torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
 
-# %% ../nbs/20_benchmark.ipynb #c47fae35
+# %% ../nbs/20_benchmark.ipynb #0df47f29
 def turn(
     call: Callable[[], object],
     calls: int,                       # how often it is called in this turn
@@ -77,7 +78,7 @@ def turn(
     finish()
     return (clock() - start) / calls
 
-# %% ../nbs/20_benchmark.ipynb #0abc491f
+# %% ../nbs/20_benchmark.ipynb #5006eaf2
 def warm_up(
     call: Callable[[], object],
     shortest: float,                  # seconds that a turn should last at least
@@ -90,7 +91,7 @@ def warm_up(
         seconds = turn(call, 1, clock, finish)
     return max(1, math.ceil(shortest / max(seconds, 1e-9)))
 
-# %% ../nbs/20_benchmark.ipynb #b24512bf
+# %% ../nbs/20_benchmark.ipynb #f92b1924
 def interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
@@ -114,7 +115,7 @@ def interleaved(
         longest = max(longest, clock() - start)
     return pd.DataFrame(rows, columns=names)
 
-# %% ../nbs/20_benchmark.ipynb #77600ca4
+# %% ../nbs/20_benchmark.ipynb #be2e98e5
 @dataclass
 class Case:
     "Candidates that do the same work."
@@ -123,7 +124,7 @@ class Case:
     build: Callable[[], dict[str, Callable[[], object]]]        # candidate → call; made when the case begins
     weight: float = 1.0                                         # share of the time, against the other cases
 
-# %% ../nbs/20_benchmark.ipynb #64e2d61b
+# %% ../nbs/20_benchmark.ipynb #8533a504
 @dataclass
 class Budget:
     "Seconds for several cases, by weight."
@@ -142,7 +143,7 @@ class Budget:
         self.weight -= weight
         return part
 
-# %% ../nbs/20_benchmark.ipynb #931c0e34
+# %% ../nbs/20_benchmark.ipynb #a54d3573
 def measure(
     cases: Sequence[Case],
     *,
@@ -164,7 +165,7 @@ def measure(
     columns = ["what", "case", "repetition", "candidate", "seconds"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
-# %% ../nbs/20_benchmark.ipynb #c06f0263
+# %% ../nbs/20_benchmark.ipynb #b2819f00
 def compare(
     record: pd.DataFrame,             # from `measure`
     reference: str = "torchvision",   # the candidate that the others are compared with; cases without it are left out
@@ -181,7 +182,7 @@ def compare(
         low=("ratio", lambda r: r.quantile(0.25)), high=("ratio", lambda r: r.quantile(0.75)),
         repetitions=("ratio", "size")).reset_index()
 
-# %% ../nbs/20_benchmark.ipynb #21b2cffa
+# %% ../nbs/20_benchmark.ipynb #f972bd15
 def source_anchors(
     sizes: tuple[float, ...],          # pixels
     ratios: tuple[float, ...],         # height / width
@@ -202,7 +203,7 @@ def source_anchors(
                     index += 1
     return anchors
 
-# %% ../nbs/20_benchmark.ipynb #5ec43584
+# %% ../nbs/20_benchmark.ipynb #e8032ca3
 def source_iou(
     boxes1: np.ndarray,   # (R, 4) xyxy, pixels
     boxes2: np.ndarray,   # (S, 4) xyxy, pixels
@@ -217,7 +218,7 @@ def source_iou(
                 ious[i, j] = shared / ((xa2 - xa1) * (ya2 - ya1) + (xb2 - xb1) * (yb2 - yb1) - shared)
     return ious
 
-# %% ../nbs/20_benchmark.ipynb #53e9d1fa
+# %% ../nbs/20_benchmark.ipynb #c20ed991
 def source_nms(
     boxes: np.ndarray,      # (R, 4) xyxy, pixels
     scores: np.ndarray,     # (R,)
@@ -235,7 +236,7 @@ def source_nms(
         order = rest[iou <= iou_threshold]
     return keep
 
-# %% ../nbs/20_benchmark.ipynb #a7c5be06
+# %% ../nbs/20_benchmark.ipynb #8d40c90a
 def source_roi_pool(
     features: Tensor,        # (1, C, H, W)
     boxes: Tensor,           # (R, 4) xyxy, pixels
@@ -247,7 +248,7 @@ def source_roi_pool(
     return torch.cat([F.adaptive_max_pool2d(features[:, :, y1:y2 + 1, x1:x2 + 1], output_size)
                       for x1, y1, x2, y2 in cells])
 
-# %% ../nbs/20_benchmark.ipynb #fdc99efb
+# %% ../nbs/20_benchmark.ipynb #fd5a1e95
 def random_rois(
     count: int,
     side: float,                # of the square image, pixels
@@ -258,7 +259,7 @@ def random_rois(
     corner, size = numbers[:, :2] * 0.8 * side, (0.05 + 0.5 * numbers[:, 2:]) * side
     return torch.cat((corner, (corner + size).clamp(max=side)), dim=1)
 
-# %% ../nbs/20_benchmark.ipynb #d86b4de5
+# %% ../nbs/20_benchmark.ipynb #b948d653
 def forward_backward(
     op: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -269,10 +270,10 @@ def forward_backward(
     out.backward(torch.ones_like(out))
     return x.grad
 
-# %% ../nbs/20_benchmark.ipynb #448bddd7
+# %% ../nbs/20_benchmark.ipynb #1f64d8dc
 ROI_SHAPES = ((8, 8, 512), (16, 16, 256), (32, 32, 256), (50, 50, 256), (200, 200, 256))   # (height, width, channels)
 
-# %% ../nbs/20_benchmark.ipynb #5c543ed1
+# %% ../nbs/20_benchmark.ipynb #9f19eca6
 def roi_cases(
     shapes: Sequence[tuple[int, int, int]] = ROI_SHAPES,   # (height, width, channels); the image is 16 times as large
     *,
@@ -298,7 +299,7 @@ def roi_cases(
     return [Case(what, f"{h}×{w}×{c}", partial(build, kind, h, w, c, layout))
             for what, kind, layout in kinds for h, w, c in shapes]
 
-# %% ../nbs/20_benchmark.ipynb #4a923053
+# %% ../nbs/20_benchmark.ipynb #2d81e0ee
 def nms_boxes(
     kind: str,                       # "uniform", "scene" or "objects"
     count: int,
@@ -320,7 +321,7 @@ def nms_boxes(
         raise ValueError(f"the kind of boxes {kind!r} is unknown: give uniform, scene or objects")
     return torch.cat((corner, corner + size), dim=1), rand(count)
 
-# %% ../nbs/20_benchmark.ipynb #ff0d47c0
+# %% ../nbs/20_benchmark.ipynb #0b261fdc
 def nms_cases(
     counts: Sequence[int] = (100, 1000, 10_000, 100_000),
     *,
@@ -342,7 +343,7 @@ def nms_cases(
     return [Case("NMS", f"{kind} {count}", partial(build, kind, count), weight=1.0 if count < 50_000 else 3.0)
             for count in sorted(counts) for kind in kinds]
 
-# %% ../nbs/20_benchmark.ipynb #e47ae92c
+# %% ../nbs/20_benchmark.ipynb #70d6f5be
 def box_cases(
     *,
     grid: tuple[int, int] = (50, 50),      # cells of the feature map, stride 16, nine anchors a cell
@@ -381,7 +382,7 @@ def box_cases(
         Case("decode", size, lambda: {"torchvision": lambda: coder.decode_single(deltas, anchors),
                                       "ours": lambda: decode_boxes(deltas, anchors)})]
 
-# %% ../nbs/20_benchmark.ipynb #eb7a5261
+# %% ../nbs/20_benchmark.ipynb #0ec0fb64
 @dataclass(frozen=True)
 class Parts:
     "The classes that a detector is put together from."
@@ -392,7 +393,7 @@ class Parts:
     FasterRCNN: type
     builders: object          # module with fasterrcnn_resnet50_fpn and others
 
-# %% ../nbs/20_benchmark.ipynb #3a2ae82f
+# %% ../nbs/20_benchmark.ipynb #e08610eb
 LIBRARIES = {
     "torchvision": Parts(tv_anchors.AnchorGenerator, TVMultiScaleRoIAlign, tv_faster_rcnn.TwoMLPHead,
                          tv_faster_rcnn.FastRCNNPredictor, tv_faster_rcnn.FasterRCNN, torchvision.models.detection),
@@ -400,7 +401,7 @@ LIBRARIES = {
                   faster_rcnn.FasterRCNN, faster_rcnn),
 }
 
-# %% ../nbs/20_benchmark.ipynb #641a4a65
+# %% ../nbs/20_benchmark.ipynb #f24dad99
 def single_map_detector(
     parts: Parts,
     backbone: nn.Module,               # has out_channels
@@ -415,7 +416,7 @@ def single_map_detector(
         box_roi_pool=parts.MultiScaleRoIAlign(["0"], 7, 2), box_head=parts.TwoMLPHead(backbone.out_channels * 49, 1024),
         box_predictor=parts.FastRCNNPredictor(1024, 5))
 
-# %% ../nbs/20_benchmark.ipynb #b7d73ec9
+# %% ../nbs/20_benchmark.ipynb #5578d29b
 @dataclass(frozen=True)
 class Configuration:
     "A detector and its images."
@@ -425,7 +426,7 @@ class Configuration:
     batch: int                         # images
     weight: float = 1.0                # how long it takes, roughly, against the first
 
-# %% ../nbs/20_benchmark.ipynb #733c1b5f
+# %% ../nbs/20_benchmark.ipynb #26a7695b
 def resnet18_c4(
     size: tuple[int, int] = (128, 192),   # (height, width), pixels
     batch: int = 4,
@@ -436,7 +437,7 @@ def resnet18_c4(
         return single_map_detector(parts, resnet_c4_backbone("resnet18"), size, (16, 32, 64, 96, 128), rois)
     return Configuration(f"ResNet-18 C4, {size[1]}×{size[0]}, batch {batch}, {rois} RoIs", build, size, batch)
 
-# %% ../nbs/20_benchmark.ipynb #8db6f2d1
+# %% ../nbs/20_benchmark.ipynb #e8ce6a46
 def vgg16(
     batch: int,
 ) -> Configuration:
@@ -447,7 +448,7 @@ def vgg16(
         return single_map_detector(parts, features, (128, 128), (32, 64, 96), 512)
     return Configuration(f"VGG16, 128 px, batch {batch}, 512 RoIs", build, (128, 128), batch, weight=1.5 * batch)
 
-# %% ../nbs/20_benchmark.ipynb #b2045622
+# %% ../nbs/20_benchmark.ipynb #871714e2
 def pyramid(
     title: str,
     builder: str,         # name of torchvision's builder, and of ours
@@ -460,7 +461,7 @@ def pyramid(
         return getattr(parts.builders, builder)(weights=None, weights_backbone=None, num_classes=5)
     return Configuration(f"{title}, {side} px, batch {batch}", build, (side, side), batch, weight)
 
-# %% ../nbs/20_benchmark.ipynb #6d0bc9c5
+# %% ../nbs/20_benchmark.ipynb #14cd8193
 CONFIGURATIONS = {
     "resnet18": resnet18_c4(),
     "mobilenet": pyramid("MobileNetV3-FPN", "fasterrcnn_mobilenet_v3_large_320_fpn", 320, 4, 4.0),
@@ -469,7 +470,7 @@ CONFIGURATIONS = {
     "resnet50": pyramid("ResNet-50-FPN", "fasterrcnn_resnet50_fpn", 800, 1, 12.0),
 }
 
-# %% ../nbs/20_benchmark.ipynb #3c6e4f72
+# %% ../nbs/20_benchmark.ipynb #83d5f789
 def chosen(
     names: str,      # names of configurations, separated by spaces
 ) -> dict[str, Configuration]:
@@ -479,7 +480,7 @@ def chosen(
             raise ValueError(f"there is no detector {name!r}: give some of {' '.join(CONFIGURATIONS)}")
     return {name: CONFIGURATIONS[name] for name in names.split()}
 
-# %% ../nbs/20_benchmark.ipynb #ecc49145
+# %% ../nbs/20_benchmark.ipynb #f16d6e29
 def random_batch(
     configuration: Configuration,
     device: torch.device | str = "cpu",
@@ -497,7 +498,7 @@ def random_batch(
                         "labels": torch.randint(1, 5, (3,), generator=generator).to(device)})
     return images, targets
 
-# %% ../nbs/20_benchmark.ipynb #d5c8df19
+# %% ../nbs/20_benchmark.ipynb #586853bb
 def detectors(
     configuration: Configuration,
     device: torch.device | str = "cpu",
@@ -513,7 +514,7 @@ def detectors(
         models[f"{name}, channels_last"] = copy.deepcopy(models[name]).to(memory_format=torch.channels_last)
     return models
 
-# %% ../nbs/20_benchmark.ipynb #b8a00383
+# %% ../nbs/20_benchmark.ipynb #c69e49d1
 def training_step(
     model: nn.Module,
     images: list[Tensor],
@@ -534,7 +535,7 @@ def training_step(
     model.zero_grad(set_to_none=True)
     return loss.detach()
 
-# %% ../nbs/20_benchmark.ipynb #1f32d621
+# %% ../nbs/20_benchmark.ipynb #b9975572
 @torch.no_grad()
 def inference(
     model: nn.Module,
@@ -547,7 +548,7 @@ def inference(
     with torch.autocast(images[0].device.type, torch.bfloat16, enabled=bf16):
         return model(images)
 
-# %% ../nbs/20_benchmark.ipynb #5d2d6c7f
+# %% ../nbs/20_benchmark.ipynb #8dde268d
 def head_shapes(
     model: nn.Module,                    # ours
     call: Callable[[], object],          # a training step, or an inference
@@ -559,7 +560,7 @@ def head_shapes(
         call()
     return len(last.call_args.args[0]), len(first.call_args.args[1]) if first.called else None
 
-# %% ../nbs/20_benchmark.ipynb #7eb5fb6c
+# %% ../nbs/20_benchmark.ipynb #9035cedb
 def head_products(
     roi_heads: nn.Module,
     *inputs: Tensor,          # (R, C, 7, 7) RoI features; or (M, C) cells, (C, 49·F) first layer, (R, F) what it gives
@@ -570,7 +571,7 @@ def head_products(
     cells, first, hidden = inputs
     return [cells @ first, *roi_heads.box_predictor(F.relu(roi_heads.box_head.fc7(hidden)))]
 
-# %% ../nbs/20_benchmark.ipynb #c8869de0
+# %% ../nbs/20_benchmark.ipynb #432a4129
 def product_limit(
     model: nn.Module,                # ours
     images: list[Tensor],
@@ -604,10 +605,10 @@ def product_limit(
                 tensor.grad = None
     return call
 
-# %% ../nbs/20_benchmark.ipynb #dc3ea3a5
+# %% ../nbs/20_benchmark.ipynb #5db1bcd5
 PRECISIONS = {"": False, ", channels_last": False, ", bf16 + channels_last": True}    # what follows a name → autocast
 
-# %% ../nbs/20_benchmark.ipynb #25d4d922
+# %% ../nbs/20_benchmark.ipynb #f8aac187
 def step_candidates(
     configuration: Configuration,
     training: bool,
@@ -641,7 +642,7 @@ def step_candidates(
                         calls[name + suffix] = product_limit(model, images, rois=rois, cells=m, bf16=bf16, training=training)
     return calls
 
-# %% ../nbs/20_benchmark.ipynb #9d44c433
+# %% ../nbs/20_benchmark.ipynb #bf6be024
 def step_cases(
     configurations: Iterable[Configuration],
     *,
@@ -655,7 +656,7 @@ def step_cases(
     return [Case(what, c.title, partial(build, c, what == "training"), weight=c.weight * (2.0 if what == "training" else 1.0))
             for c in configurations for what in ("inference", "training")]
 
-# %% ../nbs/20_benchmark.ipynb #9a6925f7
+# %% ../nbs/20_benchmark.ipynb #474c419b
 def over_limit(
     record: pd.DataFrame,      # from `measure`, with candidates of `step_cases`
 ) -> pd.DataFrame:             # case, precision, candidate, limit, times, low, high
@@ -671,7 +672,7 @@ def over_limit(
                           "low": 1 / r.high, "high": 1 / r.low} for r in table.itertuples()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #1950059a
+# %% ../nbs/20_benchmark.ipynb #acbd53aa
 def growth_cases(
     *,
     rois: Sequence[int] = (16, 64, 256, 512),
@@ -692,7 +693,7 @@ def growth_cases(
     return [Case(what, str(n), partial(build, configuration), weight=float(place))
             for what, by_size in grown.items() for place, (n, configuration) in enumerate(by_size.items(), 1)]
 
-# %% ../nbs/20_benchmark.ipynb #3dc2e922
+# %% ../nbs/20_benchmark.ipynb #ddc4cfa7
 def growth_panels(
     record: pd.DataFrame,                # with cases of `growth_cases` and perhaps `nms_cases`
 ) -> dict[str, pd.DataFrame]:            # what grows → size, candidate, milliseconds: for `plots.plot_growth`
@@ -706,7 +707,7 @@ def growth_panels(
         panels[what] = rows.assign(size=rows["case"].astype(int))
     return {name: rows[["size", "candidate", "milliseconds"]] for name, rows in panels.items() if len(rows)}
 
-# %% ../nbs/20_benchmark.ipynb #de966d0c
+# %% ../nbs/20_benchmark.ipynb #a5b34751
 def parts_of(
     model: nn.Module,                           # ours
 ) -> list[tuple[object, str, str]]:             # owner, attribute, part
@@ -718,7 +719,7 @@ def parts_of(
             (model.roi_heads, "predict", "pooling, box head"),
             (rpn, "rpn_losses", "losses"), (head, "fastrcnn_losses", "losses"), (Tensor, "backward", "backward")]
 
-# %% ../nbs/20_benchmark.ipynb #6c9d1d50
+# %% ../nbs/20_benchmark.ipynb #e5382c70
 @contextmanager
 def timed_calls(
     parts: Sequence[tuple[object, str, str]],     # owner, attribute, part
@@ -742,7 +743,7 @@ def timed_calls(
             stack.enter_context(mock.patch.object(owner, name, with_clock(getattr(owner, name), part)))
         yield seconds
 
-# %% ../nbs/20_benchmark.ipynb #ee185cbd
+# %% ../nbs/20_benchmark.ipynb #2d11a902
 def time_parts(
     configurations: Iterable[Configuration],
     *,
@@ -767,7 +768,7 @@ def time_parts(
         columns[configuration.title] = pd.DataFrame(rows[1:]).median() * 1000      # the first one was the warm-up
     return pd.DataFrame(columns)
 
-# %% ../nbs/20_benchmark.ipynb #3a551f5d
+# %% ../nbs/20_benchmark.ipynb #e5142ca6
 def peak_bytes() -> int:
     "The most memory that this process has held so far; Linux and macOS."
     status = Path("/proc/self/status")
@@ -778,7 +779,7 @@ def peak_bytes() -> int:
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/20_benchmark.ipynb #00954fb4
+# %% ../nbs/20_benchmark.ipynb #b4cd4596
 def step_memory(
     configuration: str,      # a key of CONFIGURATIONS
     library: str,            # a key of LIBRARIES
@@ -798,7 +799,7 @@ def step_memory(
         return torch.cuda.max_memory_allocated()
     return peak_bytes() - before
 
-# %% ../nbs/20_benchmark.ipynb #023d170a
+# %% ../nbs/20_benchmark.ipynb #e8293911
 def fresh_step_memory(
     *arguments,       # of step_memory
 ) -> int:             # bytes
@@ -811,7 +812,7 @@ def fresh_step_memory(
         raise RuntimeError(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout)
 
-# %% ../nbs/20_benchmark.ipynb #b495874f
+# %% ../nbs/20_benchmark.ipynb #7641a69a
 def memory_table(
     names: Iterable[str],           # of configurations
     *,
@@ -831,7 +832,7 @@ def memory_table(
                          "ours / torchvision": peak["ours"] / peak["torchvision"]})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #0e94567d
+# %% ../nbs/20_benchmark.ipynb #b3eac134
 def loader_share(
     loader: Iterable,                                     # batches of (images, targets)
     step: Callable[[list, list], object],                 # trains on a batch
@@ -856,7 +857,7 @@ def loader_share(
         rows.append({"loading s": loading, "training s": training, "share": loading / max(loading + training, 1e-9)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #fd3d2e39
+# %% ../nbs/20_benchmark.ipynb #396f4cd5
 def phantom_share(
     images: int = 200,                      # training images
     *,
@@ -882,7 +883,7 @@ def phantom_share(
         training_step(model, images, targets, seed=seed, optimizer=optimizer)
     return loader_share(loader, step, epochs=epochs + 1, finish=finish_on(device)).iloc[1:].reset_index(drop=True)
 
-# %% ../nbs/20_benchmark.ipynb #d16f232b
+# %% ../nbs/20_benchmark.ipynb #db295361
 @dataclass(frozen=True)
 class Target:
     "What was promised."
@@ -892,7 +893,7 @@ class Target:
     mean: float | None = None     # bound of the geometric mean
     each: float | None = None     # bound of every case
 
-# %% ../nbs/20_benchmark.ipynb #9979b6f3
+# %% ../nbs/20_benchmark.ipynb #86fa33c5
 SPEED_TARGETS = [
     Target("RoIAlign", "ours", mean=5.0, each=1.5), Target("RoIAlign, channels_last", "ours", mean=5.0, each=1.5),
     Target("RoIPool", "ours", mean=1.5, each=1.0), Target("NMS", "ours", mean=1.2, each=1.0),
@@ -903,7 +904,7 @@ SPEED_TARGETS = [
       for name, bound in zip(("resnet18", "vgg16-4", "vgg16-8", "mobilenet", "resnet50"), bounds)]]
 LIMIT_TARGET, MEMORY_TARGET, LOADER_TARGET = 1.2, 1.0, 0.05      # at most: times, times torchvision's, share
 
-# %% ../nbs/20_benchmark.ipynb #8dd79c49
+# %% ../nbs/20_benchmark.ipynb #db3978ac
 def verdict(
     values: Sequence[float],       # measured; none: it was not measured
     low: float | None = None,      # they must not be below
@@ -914,7 +915,7 @@ def verdict(
         return "not measured"
     return "met" if (low is None or min(values) >= low) and (high is None or max(values) <= high) else "NOT MET"
 
-# %% ../nbs/20_benchmark.ipynb #09246afe
+# %% ../nbs/20_benchmark.ipynb #a96576a6
 def judge_speed(
     table: pd.DataFrame,          # from `compare`
 ) -> pd.DataFrame:                # goal, asked, measured, verdict
@@ -934,7 +935,7 @@ def judge_speed(
                              "measured": f"{min(values):.2f}" if values else "–", "verdict": verdict(values, low=bound)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #49306ee4
+# %% ../nbs/20_benchmark.ipynb #bc055c39
 def judge_rest(
     limits: pd.DataFrame,         # from `over_limit`
     memory: pd.DataFrame,         # from `memory_table`
@@ -956,7 +957,7 @@ def judge_rest(
     add("data loader: share of an epoch", LOADER_TARGET, [float(shares["share"].median())] if len(shares) else [])
     return pd.DataFrame(rows)
 
-# %% ../nbs/20_benchmark.ipynb #05c2a95a
+# %% ../nbs/20_benchmark.ipynb #c60bb4b4
 @dataclass(frozen=True)
 class Plan:
     "What a report measures, and for how long."
@@ -969,7 +970,7 @@ class Plan:
     part_repetitions: int
     seconds: dict[str, float]            # of the parts with a budget
 
-# %% ../nbs/20_benchmark.ipynb #35aa6ad0
+# %% ../nbs/20_benchmark.ipynb #3a651612
 def make_plan(
     *,
     quick: bool,
@@ -999,7 +1000,7 @@ def make_plan(
         dict(rois=(16, 64), sides=(64, 96), batches=(1, 2)) if quick else {}, 24 if quick else 200,
         2 if quick else 5, {part: share * seconds for part, share in shares.items()})
 
-# %% ../nbs/20_benchmark.ipynb #492ca7da
+# %% ../nbs/20_benchmark.ipynb #0c375a73
 def machine() -> dict[str, object]:
     "Processor, cores, threads and versions: what a time means something with."
     cpuinfo = Path("/proc/cpuinfo")
@@ -1010,7 +1011,7 @@ def machine() -> dict[str, object]:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 
-# %% ../nbs/20_benchmark.ipynb #b23e79f1
+# %% ../nbs/20_benchmark.ipynb #72c6b443
 def nested(
     table: pd.DataFrame,
     keys: Sequence[str],      # columns that name a row, outermost first
@@ -1020,14 +1021,14 @@ def nested(
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in table.iloc[0].items()}
     return {str(value): nested(rows.drop(columns=keys[0]), keys[1:]) for value, rows in table.groupby(keys[0], sort=False)}
 
-# %% ../nbs/20_benchmark.ipynb #309cc44a
+# %% ../nbs/20_benchmark.ipynb #3e813f8a
 def targets_of(
     what: str,      # "training" or "inference"
 ) -> dict[tuple[str, str], float]:      # (case, candidate) → least ratio: for `plots.plot_ratios`
     "The targets that a figure marks."
     return {(CONFIGURATIONS[t.case].title, t.candidate): t.each for t in SPEED_TARGETS if t.what == what and t.case is not None}
 
-# %% ../nbs/20_benchmark.ipynb #9e01d93c
+# %% ../nbs/20_benchmark.ipynb #09371632
 def metrics(
     verdicts: pd.DataFrame,            # from the two judges
     speed: pd.DataFrame,               # from `compare`
