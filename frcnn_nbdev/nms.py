@@ -66,6 +66,9 @@ def batched_nms(
     max_kept: int | None = None,   # stop after so many, of all groups
 ) -> Tensor:                 # (K,) int64, kept boxes, best first
     "Non-maximum suppression within each group: boxes of different groups never suppress each other."
+    # Not while a model is exported: the answer for one image's boxes would be kept for all images.
+    if not (torch.jit.is_tracing() or torch.compiler.is_exporting()) and boxes.numel() == 0:
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     # Moving each group to a place of its own makes groups disjoint; one call then does for all.
     # Boxes that were not clipped may begin left of 0, which the distance must cover too; with 0 there is always one.
     extent = torch.cat((boxes.new_zeros(1), boxes.flatten()))

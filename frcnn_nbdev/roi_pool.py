@@ -118,6 +118,7 @@ def distinct_rectangles(
     return torch.where(number[:, None] < 0, torch.tensor([0, -2, -2, -2, -2]), rectangles), which
 
 # %% ../nbs/12_roi_pool.ipynb #aabf6152
+@torch.fx.wrap      # one node of a symbolic trace
 def roi_pool(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
@@ -296,6 +297,7 @@ def is_sparse_product(
             and sampling_ratio > 0 and num_bins * (2 * sampling_ratio) ** 2 <= MAX_ENTRIES)
 
 # %% ../nbs/12_roi_pool.ipynb #150f8e27
+@torch.fx.wrap      # one node of a symbolic trace
 def roi_align(
     input: Tensor,                       # (N, C, H, W)
     boxes: Tensor | list[Tensor],        # (R, 5) rows (image, x1, y1, x2, y2), or per image (R, 4) xyxy
