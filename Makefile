@@ -8,7 +8,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 NBS    := $(sort $(wildcard nbs/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help env report test test-slow test-notebooks test-python lint lab notebooks export readme clean
+.PHONY: help env report test test-slow test-notebooks test-python lint lab notebooks export readme site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -67,6 +67,18 @@ notebooks: $(STAMP)  ## run every notebook in place, so that its outputs are fre
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb
 	sed -i.bak -e 's|](\([0-9][0-9][a-z]*_[a-z_]*\.ipynb\))|](nbs/\1)|g' -e 's|](\.\./|](|g' README.md && rm README.md.bak
+
+$(VENV)/.site: $(STAMP)
+	@echo "== environment: what the site is built with"
+	$(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) -e '.[docs]'
+	@touch $@
+
+build/examples/%: $(STAMP)
+	$(BIN)/frcnn_report $* --name $@
+
+site: $(VENV)/.site build/examples/dataset build/examples/train  ## the course as web pages in _docs/, with two example reports (minutes the first time)
+	$(BIN)/python docs/build.py --reports build/examples/dataset build/examples/train
+	@echo "== site: $(CURDIR)/_docs/index.html"
 
 clean:  ## remove what was built, not the environment nor the runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache _docs _proc

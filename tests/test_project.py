@@ -1,5 +1,6 @@
 "The project as a whole: library and notebooks in sync, notebooks clean and executed, reports parameterized."
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -90,3 +91,39 @@ def test_links_of_the_readme_lead_somewhere():
 
 def test_there_are_reports():
     assert "train" in [p.stem for p in REPORTS]
+
+
+@pytest.fixture(scope="module")
+def site():
+    spec = importlib.util.spec_from_file_location("site_build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_notebook_has_its_place_in_the_course(site, tmp_path):
+    listed = [name for names in site.read_toc().values() for name in names]
+    assert sorted(listed) == [p.stem for p in NOTEBOOKS if p.stem != "index"]
+    toc = tmp_path / "toc.yml"
+    for names, said in ((listed[:-1], f"{listed[-1]}.ipynb has no place"), ([*listed, "99_more"], "99_more.ipynb does not exist"),
+                        ([*listed, listed[0]], f"{listed[0]}.ipynb stands twice")):
+        toc.write_text("Part: [" + ", ".join(names) + "]", encoding="utf-8")
+        with pytest.raises(ValueError, match=said):
+            site.read_toc(toc)
+
+
+def test_page_of_a_notebook(site):
+    cells = [nbformat.v4.new_markdown_cell("# Title\n> Subtitle.\n\nSee notebook 08, `notebook 08` and [notebook 08](x.ipynb)."),
+             *map(nbformat.v4.new_code_cell, ("#| default_exp nms", "#| hide\nsecret = 1", "#| export\ndef f(): ...",
+                                              "#| code-fold: true\n#| code-summary: Solution 1\nf()", "#| echo: false\ndraw()"))]
+    page = site.as_page(nbformat.v4.new_notebook(cells=cells), "10_nms", {"08": "08_rpn"})
+    assert [cell.source for cell in page.cells[1:]] == ["def f(): ...", "f()", "draw()"]
+    assert [cell.metadata["tags"] for cell in page.cells[1:]] == [["exported"], ["hide-input"], ["remove-input"]]
+    assert page.cells[2].metadata["mystnb"]["code_prompt_show"] == "Solution 1"
+    assert page.cells[0].source.startswith("# Title\n\n*Subtitle.*\n\n<p class") and "api/nms.html" in page.cells[0].source
+    assert "See [notebook 08](08_rpn.ipynb), `notebook 08` and [notebook 08](x.ipynb)." in page.cells[0].source
+
+
+def test_reference_page_has_shapes(site):
+    text = site.api_page("nms")
+    assert "## nms" in text and "boxes:Tensor, # (R, 4) xyxy, pixels" in text and "[source]" not in text
