@@ -32,6 +32,7 @@ html_theme_options = {
     "use_repository_button": True,
     "use_download_button": False,
     "home_page_in_toc": True,
+    "navbar_persistent": [],              # one search field, in the sidebar, is enough
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "pygments_light_style": "a11y-high-contrast-light",

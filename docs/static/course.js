@@ -4,3 +4,4 @@ document.querySelectorAll("summary[aria-label]").forEach((summary) => summary.re
 document.querySelectorAll(".bd-article table, .bd-article pre").forEach((box) => { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; });
 document.querySelectorAll("button.search-button-field[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
 document.querySelectorAll(".toctree-toggle").forEach((arrow) => arrow.parentElement.setAttribute("aria-label", "Show the pages of this part"));
+document.querySelectorAll(".citation-list[role=list]").forEach((list) => list.removeAttribute("role"));
