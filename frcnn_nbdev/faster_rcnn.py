@@ -189,9 +189,13 @@ def check_targets(
     "Raises InputError or TypeError, naming image, box and value, for targets that cannot be trained on."
     if targets is None:
         raise InputError("targets are missing: training needs the boxes and labels of each image")
+    if isinstance(targets, dict):
+        raise TypeError("the targets are a dict: give a list with one dict an image")
     if len(targets) != num_images:
         raise InputError(f"{num_images} images but {len(targets)} targets: give one target an image")
     for i, target in enumerate(targets):
+        if not isinstance(target, dict):
+            raise TypeError(f"target {i} is a {type(target).__name__}: give a dict with boxes (R, 4) and labels (R,)")
         for key in ("boxes", "labels"):
             if not isinstance(target.get(key), Tensor):
                 raise InputError(f"target {i} has no tensor {key!r}: give boxes (R, 4) and labels (R,)")
