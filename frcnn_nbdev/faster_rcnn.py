@@ -422,7 +422,7 @@ def detector_weights(
         source = f"the weights {member}"
         try:
             state = member.get_state_dict(progress=progress, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:      # RuntimeError: what came has another hash
             raise OSError(f"{source} could not be downloaded: without network, give the path of a file with them, "
                           "or none") from error
     key = "roi_heads.box_predictor.cls_score.weight"

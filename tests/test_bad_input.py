@@ -2,6 +2,7 @@
 import io
 import os
 import pickle
+from email.message import Message
 from pathlib import Path
 from unittest import mock
 from urllib.error import URLError
@@ -180,7 +181,7 @@ def test_a_checkpoint_that_fits_is_read(checkpoint):
 def test_another_number_of_classes(checkpoint):
     for kind in ("safetensors", "pth"):
         file = checkpoint / f"three.{kind}"
-        assert sentence(lambda: small_detector(5, weights=file)) == (
+        assert sentence(lambda file=file: small_detector(5, weights=file)) == (
             f"num_classes is 5 but weights file {file.name} has 3 classes, background included: leave num_classes out and "
             "replace model.roi_heads.box_predictor afterwards")
 
@@ -243,7 +244,7 @@ def test_a_pickle_is_not_executed(tmp_path):
     torch.save({"weight": Intruder(trap)}, tmp_path / "new.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Intruder(trap)))
     for name in ("new.pth", "old.pth"):
-        assert f"weights file {name} cannot be read as tensors" in sentence(lambda: small_detector(weights=tmp_path / name))
+        assert f"weights file {name} cannot be read as tensors" in sentence(lambda name=name: small_detector(weights=tmp_path / name))
         assert not trap.exists()
     torch.load(tmp_path / "new.pth", weights_only=False)      # the trap is real
     assert trap.exists()
@@ -252,7 +253,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 def test_a_name_that_no_weights_have():
     known = "give COCO_V1, DEFAULT, or the path of a .safetensors or .pth file"
     for name in ("COCO_V9", "DEFAULT_V1", 7):
-        assert sentence(lambda: small_detector(weights=name)).endswith(known)
+        assert sentence(lambda name=name: small_detector(weights=name)).endswith(known)
     assert "has no weights 'IMAGENET1K_V9': give one of IMAGENET1K_V1" in sentence(
         lambda: fasterrcnn_mobilenet_v3_large_320_fpn(weights_backbone="IMAGENET1K_V9"))
     assert "this detector has no weights 'COCO_V1': give the path" in sentence(lambda: fasterrcnn_vgg16(weights="COCO_V1"))
@@ -265,11 +266,12 @@ def test_no_network(tmp_path, monkeypatch):
     unreachable = mock.patch.object(torch.hub, "urlopen", side_effect=URLError("no route to host"))
     with unreachable as opened:
         for weights in (FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1, "COCO_V1", "DEFAULT"):
-            assert sentence(lambda: fasterrcnn_mobilenet_v3_large_320_fpn(weights=weights, progress=False), OSError) == (
+            assert sentence(lambda w=weights: fasterrcnn_mobilenet_v3_large_320_fpn(weights=w, progress=False), OSError) == (
                 "the weights FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1 could not be downloaded: without network, "
                 "give the path of a file with them, or none")
         for weights in (MobileNet_V3_Large_Weights.IMAGENET1K_V1, "IMAGENET1K_V1"):
-            message = sentence(lambda: fasterrcnn_mobilenet_v3_large_320_fpn(weights_backbone=weights, progress=False), OSError)
+            message = sentence(
+                lambda w=weights: fasterrcnn_mobilenet_v3_large_320_fpn(weights_backbone=w, progress=False), OSError)
             assert message.endswith("of mobilenet_v3_large could not be downloaded: without network, give the path of a file "
                                     "with them, or none")
         assert opened.call_count == 5
@@ -278,8 +280,7 @@ def test_no_network(tmp_path, monkeypatch):
 def test_a_download_that_was_cut_off(tmp_path, monkeypatch):
     "torchvision compares the hash; its sentence about that becomes ours."
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    answer = io.BytesIO(b"half a file")
-    answer.info, answer.headers = (lambda: {}), {}
+    answer = mock.MagicMock(read=io.BytesIO(b"half a file").read, info=Message)
     with mock.patch.object(torch.hub, "urlopen", return_value=answer):
         message = sentence(lambda: fasterrcnn_mobilenet_v3_large_320_fpn(weights="COCO_V1", progress=False), OSError)
     assert "could not be downloaded" in message

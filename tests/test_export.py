@@ -68,7 +68,7 @@ def runtime(path):
     return lambda images: session.run(None, {name: image.numpy() for name, image in zip(names, images)})
 
 
-@pytest.mark.parametrize("name", ["compact", "mobilenet", pytest.param("two images", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["compact", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet", "two images"))])
 def test_onnx(name, tmp_path):
     "`torch.export` makes the program, `torch.onnx` a file of it; both find the same."
     model, example = detector(name), images(SHAPES[name], seed=1)
