@@ -64,15 +64,15 @@ def tiny(**kwargs):
 
 def built(name, **kwargs):
     # Few proposals: the heads' products in float64 would take most of the time. The defaults are compared elsewhere.
-    few = {f"rpn_{when}_nms_top_n_{mode}": 60 for when in ("pre", "post") for mode in ("train", "test")}
-    settings = dict(weights_backbone=None, num_classes=5, min_size=72, max_size=128, box_score_thresh=0.0,
+    few = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
+    settings = dict(weights_backbone=None, num_classes=5, min_size=64, max_size=96, box_score_thresh=0.0,
                     rpn_score_thresh=0.0, box_batch_size_per_image=16, **few)
     return tuple(getattr(library, name)(**{**settings, **kwargs}) for library in (ours_library, detection))
 
 
 def vgg16_pair(**kwargs):
     "VGG16, which torchvision has no builder for: its classes, put together in the same way."
-    settings = dict(min_size=72, max_size=128, box_score_thresh=0.0, box_batch_size_per_image=16,
+    settings = dict(min_size=64, max_size=96, box_score_thresh=0.0, box_batch_size_per_image=16,
                     rpn_post_nms_top_n_test=60, **kwargs)
     ours = fasterrcnn_vgg16(weights_backbone=None, num_classes=5, head_width=32, **settings)
     backbone = torchvision.models.vgg16().features[:-1]
@@ -240,7 +240,7 @@ def test_an_image_without_proposals():
 
 def test_no_proposals_and_no_objects_in_the_whole_batch():
     "Nothing to learn from for the head: its losses are 0. torchvision's are 0 / 0."
-    (ours, theirs), (images, targets) = alike(composed()), batch()
+    (ours, theirs), (images, targets) = alike(tiny()), batch()
     losses, _ = run_ours(ours, images[2:], targets[2:], no_proposals=True)
     their_losses, _ = run_theirs(theirs, images[2:], targets[2:], no_proposals=True)
     assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
@@ -324,15 +324,31 @@ def test_ties_everywhere(value):
         images, targets = batch(dtype)
         return [torch.full_like(x, value) for x in images], targets
     pair = alike(tiny(rpn_pre_nms_top_n_train=900, rpn_pre_nms_top_n_test=900))
-    compare_training(pair, batch_of=flat)
-    found = compare_detections(pair, batch_of=flat)
-    assert len(found[0]["scores"].unique()) < len(found[0]["scores"])
+    stages = compare_training(pair, batch_of=flat)
+    assert len(stages["logits"].unique()) < len(stages["logits"]) / 3
+
+
+def test_detections_of_equal_scores():
+    "Logits of three values only, so that most scores tie: the same order, and the same boxes survive NMS."
+    ours, theirs = alike(tiny())
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(3, (80, 5), generator=generator).double()
+    deltas = torch.randint(-2, 3, (80, 20), generator=generator).double()
+    proposals = [torch.randint(60, (40, 4), generator=generator).double() + torch.tensor([0., 0, 61, 61]) for _ in range(2)]
+    sizes = [(120, 100), (90, 125)]
+    theirs.roi_heads.detections_per_img = ours.roi_heads.detections_per_img = 30
+    expected = theirs.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
+    with mock.patch.object(ours.roi_heads, "predict", return_value=(logits, deltas)):
+        found = ours.roi_heads.detections({}, proposals, sizes)
+    for i, mine in enumerate(found):
+        assert torch.equal(mine["boxes"], expected[0][i]) and torch.equal(mine["scores"], expected[1][i])
+        assert torch.equal(mine["labels"], expected[2][i])
+        assert len(mine["scores"]) == 30 > len(mine["scores"].unique())
 
 
 def test_proposals_that_all_miss():
     "An RPN that is sure of nothing in testing proposes nothing: no detections, and no error."
-    ours, theirs = pair = alike(tiny(rpn_score_thresh=1.0))
-    found = compare_detections(pair)
+    found = compare_detections(alike(tiny(rpn_score_thresh=1.0)))
     assert [f["boxes"].shape for f in found] == [(0, 4)] * 3
 
 
@@ -342,16 +358,16 @@ def test_detections_in_float64_and_float32():
 
 
 def test_several_sizes_are_drawn_in_training_and_the_last_is_used_in_testing():
-    pair = alike(composed(min_size=(64, 100, 80)))
+    pair = alike(tiny(min_size=(64, 100, 80)))
     compare_training(pair)
     compare_detections(pair)
 
 
 def test_arguments_of_the_transform():
-    pair = alike(composed(size_divisible=16, fixed_size=(96, 64), image_mean=[0.5] * 3, image_std=[0.2, 0.3, 0.4]))
+    pair = alike(tiny(size_divisible=16, fixed_size=(96, 64), image_mean=[0.5] * 3, image_std=[0.2, 0.3, 0.4]))
     compare_training(pair)
     compare_detections(pair)
-    compare_training(alike(composed(_skip_resize=True)))
+    compare_training(alike(tiny(_skip_resize=True)))
 
 
 def test_native_size():
@@ -360,14 +376,14 @@ def test_native_size():
         images, targets = batch(dtype)
         return [x[:, :64, :64] for x in images], [{"boxes": t["boxes"].clamp(0, 64)[:1], "labels": t["labels"][:1]}
                                                   for t in targets]
-    native, _ = composed(min_size=None)
-    _, theirs = composed(min_size=64, max_size=64)
+    native, _ = tiny(min_size=None)
+    _, theirs = tiny(min_size=64, max_size=64)
     compare_training(alike((native, theirs)), batch_of=square)
     compare_detections((native, theirs), batch_of=square)
 
 
 def test_losses_and_detections_of_one_pass_equal_those_of_two():
-    (ours, _), (images, targets) = alike(composed(), torch.float32), batch(torch.float32)
+    (ours, _), (images, targets) = alike(tiny(), torch.float32), batch(torch.float32)
     ours.eval()
     with torch.no_grad():
         losses, detections = ours.losses_and_detections(images, targets, generator=torch.Generator().manual_seed(3))
@@ -526,7 +542,7 @@ def test_image_lists_of_either_library():
 
 def test_inference_mode_before_training():
     "Anchors that were made in inference mode serve training too."
-    (ours, _), (images, targets) = alike(composed()), batch()
+    (ours, _), (images, targets) = alike(tiny()), batch()
     with torch.inference_mode():
         ours.eval()(images)
     sum(ours.train()(images, targets).values()).backward()
