@@ -129,14 +129,15 @@ class ImageTransform(nn.Module):
         "The image at the size that the arguments ask for."
         if self.training and self._skip_resize:
             return image
+        if self.min_size is not None:
+            size = self.min_size[-1]
+            if self.training:      # drawn for a fixed size too, as in torchvision: then the samplers draw the same
+                size = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size), generator=generator))]
         if self.fixed_size is not None:
             width, height = self.fixed_size
             return F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         if self.min_size is None:
             return image
-        size = self.min_size[-1]
-        if self.training:
-            size = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size), generator=generator))]
         height, width = height_width(image)
         scale = min(size / min(height, width), self.max_size / max(height, width))
         return F.interpolate(image[None], scale_factor=scale, mode="bilinear", align_corners=False,

@@ -376,8 +376,9 @@ def test_native_size():
         images, targets = batch(dtype)
         return [x[:, :64, :64] for x in images], [{"boxes": t["boxes"].clamp(0, 64)[:1], "labels": t["labels"][:1]}
                                                   for t in targets]
-    native, _ = tiny(min_size=None)
-    _, theirs = tiny(min_size=64, max_size=64)
+    everything = dict(rpn_batch_size_per_image=2000, box_batch_size_per_image=2000)      # no size to draw, no sample either
+    native, _ = tiny(min_size=None, **everything)
+    _, theirs = tiny(min_size=64, max_size=64, **everything)
     compare_training(alike((native, theirs)), batch_of=square)
     compare_detections((native, theirs), batch_of=square)
 
