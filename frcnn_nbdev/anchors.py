@@ -60,6 +60,9 @@ class AnchorGenerator(nn.Module):
             aspect_ratios = (aspect_ratios,) * len(sizes)
         self.sizes, self.aspect_ratios = sizes, aspect_ratios
         if cell_anchors is None:
+            if len(sizes) != len(aspect_ratios):
+                raise InputError(f"sizes has {len(sizes)} levels but aspect_ratios has {len(aspect_ratios)}: "
+                                 "give one entry a level, or ratios without levels")
             cell_anchors = [make_cell_anchors(s, r) for s, r in zip(sizes, aspect_ratios)]
         self.cell_anchors = cell_anchors
         self._cache: dict = {}      # anchors by shapes, dtype and device: images of one size share them

@@ -25,7 +25,7 @@ def box_convert(
     "Boxes in another format. Raises ValueError for a format that is not one of the four."
     for fmt in (in_fmt, out_fmt):
         if fmt not in ("xyxy", "yxyx", "xywh", "cxcywh"):
-            raise ValueError(f"box format {fmt!r} is unknown: use xyxy, yxyx, xywh or cxcywh")
+            raise ValueError(f"box format '{fmt}' is unknown: use xyxy, yxyx, xywh or cxcywh")
     if in_fmt == out_fmt:
         return boxes.clone()
     a, b, c, d = boxes.unbind(-1)
@@ -47,9 +47,10 @@ def box_convert(
 
 # %% ../nbs/00_boxes.ipynb #965e8b5c
 def masks_to_boxes(
-    masks: Tensor,   # (R, H, W) bool or numbers; anything but zero is object
-) -> Tensor:         # (R, 4) float32 xyxy, pixels, x2 and y2 exclusive
-    "Tight box of each mask. Raises ValueError for an empty mask, with its index."
+    masks: Tensor,             # (R, H, W) bool or numbers; anything but zero is object
+    inclusive: bool = False,   # True: x2 and y2 are the last painted pixel, as torchvision has them
+) -> Tensor:                   # (R, 4) float32 xyxy, pixels
+    "Tight box of each mask, x2 and y2 exclusive. Raises ValueError for an empty mask, with its index."
     if len(masks) == 0:
         return torch.zeros((0, 4), dtype=torch.float32, device=masks.device)
     masks = masks.bool()
@@ -60,7 +61,8 @@ def masks_to_boxes(
 
     def first(line): return line.float().argmax(dim=1)
     def end(line): return line.shape[1] - line.flip(1).float().argmax(dim=1)
-    return torch.stack((first(columns), first(rows), end(columns), end(rows)), dim=1).float()
+    last = int(inclusive)
+    return torch.stack((first(columns), first(rows), end(columns) - last, end(rows) - last), dim=1).float()
 
 # %% ../nbs/00_boxes.ipynb #632db53d
 def box_area(
@@ -86,7 +88,7 @@ def clip_boxes_to_image(
     height, width = size
     x = boxes[..., 0::2].clamp(min=0, max=width)
     y = boxes[..., 1::2].clamp(min=0, max=height)
-    return torch.stack((x, y), dim=-1).flatten(-2)
+    return torch.stack((x, y), dim=-1).reshape(boxes.shape)
 
 # %% ../nbs/00_boxes.ipynb #091a3f6a
 def remove_small_boxes(

@@ -129,14 +129,15 @@ class ImageTransform(nn.Module):
         "The image at the size that the arguments ask for."
         if self.training and self._skip_resize:
             return image
+        if self.min_size is not None:
+            size = self.min_size[-1]
+            if self.training:      # drawn for a fixed size too, as in torchvision: then the samplers draw the same
+                size = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size), generator=generator))]
         if self.fixed_size is not None:
             width, height = self.fixed_size
             return F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         if self.min_size is None:
             return image
-        size = self.min_size[-1]
-        if self.training:
-            size = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size), generator=generator))]
         height, width = height_width(image)
         scale = min(size / min(height, width), self.max_size / max(height, width))
         return F.interpolate(image[None], scale_factor=scale, mode="bilinear", align_corners=False,
@@ -189,9 +190,13 @@ def check_targets(
     "Raises InputError or TypeError, naming image, box and value, for targets that cannot be trained on."
     if targets is None:
         raise InputError("targets are missing: training needs the boxes and labels of each image")
+    if isinstance(targets, dict):
+        raise TypeError("the targets are a dict: give a list with one dict an image")
     if len(targets) != num_images:
         raise InputError(f"{num_images} images but {len(targets)} targets: give one target an image")
     for i, target in enumerate(targets):
+        if not isinstance(target, dict):
+            raise TypeError(f"target {i} is a {type(target).__name__}: give a dict with boxes (R, 4) and labels (R,)")
         for key in ("boxes", "labels"):
             if not isinstance(target.get(key), Tensor):
                 raise InputError(f"target {i} has no tensor {key!r}: give boxes (R, 4) and labels (R,)")
@@ -418,7 +423,7 @@ def detector_weights(
         source = f"the weights {member}"
         try:
             state = member.get_state_dict(progress=progress, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:      # RuntimeError: what came has another hash
             raise OSError(f"{source} could not be downloaded: without network, give the path of a file with them, "
                           "or none") from error
     key = "roi_heads.box_predictor.cls_score.weight"

@@ -67,6 +67,10 @@ def read_weights(
     if not isinstance(state, dict):
         raise ValueError(f"weights file {path.name} holds a {type(state).__name__}, not named tensors: "
                          "save the model's state_dict")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"weights file {path.name}: {key!r} is of type {type(value).__name__}, not a tensor: "
+                             "save the model's state_dict")
     return state
 
 # %% ../nbs/05_features.ipynb #f65c01ad

@@ -120,7 +120,7 @@ def select_detections(
     roi, column = torch.where(scores > score_thresh)
     scores, labels = scores[roi, column], column + 1
     # Decode only what passed the threshold.
-    deltas = at_least_float32(box_deltas).unflatten(1, (-1, 4))[roi, labels]
+    deltas = at_least_float32(box_deltas).unflatten(1, (class_logits.shape[1], 4))[roi, labels]
     boxes = clip_boxes_to_image(decode_boxes(deltas, proposals[roi], weights), image_size)
     keep = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= 1e-2).all(dim=1))[0]
     boxes, scores, labels = boxes[keep], scores[keep], labels[keep]

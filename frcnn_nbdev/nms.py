@@ -39,7 +39,7 @@ def nms(
     max_kept: int | None = None,    # stop after so many
 ) -> Tensor:                        # (K,) int64, kept boxes, best first
     "Greedy non-maximum suppression. On a GPU and for up to 4 blocks it is torchvision's compiled kernel alone."
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or boxes.is_quantized:
         return torchvision.ops.nms(boxes, scores, iou_threshold)[:max_kept]
     kernel = torch.ops.torchvision.nms.default      # the same, without the wrapper around it
     if len(boxes) <= 4 * BLOCK or boxes.device.type != "cpu" or torch.jit.is_tracing():

@@ -311,6 +311,8 @@ def roi_align(
     On a CPU with a fixed number of points it is one sparse product. Elsewhere torchvision's kernel is the
     faster one and is called.
     """
+    if input.is_quantized:
+        return torchvision.ops.roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
     rois, bins = as_rois(boxes), pair(output_size)
     check_rois(input, rois)
     if not is_sparse_product(input, rois.shape[0] * bins[0] * bins[1], sampling_ratio):

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 import torchvision
+from torch import nn
 from torch.testing import assert_close
 from torchvision.models import detection
 from torchvision.models.detection import anchor_utils, faster_rcnn, image_list, rpn
@@ -27,7 +28,8 @@ THEIRS = (anchor_utils.AnchorGenerator, TorchvisionRoIAlign, faster_rcnn.TwoMLPH
           detection.FasterRCNN)
 BUILDERS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn",
             "fasterrcnn_mobilenet_v3_large_320_fpn")
-NO_PROPOSALS = "proposals of the last image are lost"
+ATTRIBUTES = ("min_size", "max_size", "image_mean", "image_std", "size_divisible", "pre_nms_top_n", "post_nms_top_n",
+              "nms_thresh", "score_thresh", "detections_per_img")
 
 
 def assemble(parts, backbone, **kwargs):
@@ -46,15 +48,32 @@ def composed(**kwargs):
     return assemble(OURS, backbone, **kwargs), assemble(THEIRS, copy.deepcopy(backbone), **kwargs)
 
 
+def tiny(**kwargs):
+    "Detectors of two convolutions, stride 8: for what does not depend on the backbone."
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+    backbone.out_channels = 16
+    pair = []
+    for parts in (OURS, THEIRS):
+        settings = {name: value(*parts) if callable(value) else value for name, value in kwargs.items()}
+        if "box_head" not in settings:
+            settings["box_head"] = parts[2](16 * 49, 64)
+        pair.append(assemble(parts, copy.deepcopy(backbone), **settings))
+    return tuple(pair)
+
+
 def built(name, **kwargs):
-    settings = dict(weights_backbone=None, num_classes=5, min_size=96, max_size=160, box_score_thresh=0.0,
-                    rpn_score_thresh=0.0, box_batch_size_per_image=32)
+    # Few proposals: the heads' products in float64 would take most of the time. The defaults are compared elsewhere.
+    few = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
+    settings = dict(weights_backbone=None, num_classes=5, min_size=64, max_size=96, box_score_thresh=0.0,
+                    rpn_score_thresh=0.0, box_batch_size_per_image=16, **few)
     return tuple(getattr(library, name)(**{**settings, **kwargs}) for library in (ours_library, detection))
 
 
 def vgg16_pair(**kwargs):
     "VGG16, which torchvision has no builder for: its classes, put together in the same way."
-    settings = dict(min_size=96, max_size=160, box_score_thresh=0.0, box_batch_size_per_image=32, **kwargs)
+    settings = dict(min_size=64, max_size=96, box_score_thresh=0.0, box_batch_size_per_image=16,
+                    rpn_post_nms_top_n_test=60, **kwargs)
     ours = fasterrcnn_vgg16(weights_backbone=None, num_classes=5, head_width=32, **settings)
     backbone = torchvision.models.vgg16().features[:-1]
     backbone.out_channels = 512
@@ -221,7 +240,7 @@ def test_an_image_without_proposals():
 
 def test_no_proposals_and_no_objects_in_the_whole_batch():
     "Nothing to learn from for the head: its losses are 0. torchvision's are 0 / 0."
-    (ours, theirs), (images, targets) = alike(composed()), batch()
+    (ours, theirs), (images, targets) = alike(tiny()), batch()
     losses, _ = run_ours(ours, images[2:], targets[2:], no_proposals=True)
     their_losses, _ = run_theirs(theirs, images[2:], targets[2:], no_proposals=True)
     assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
@@ -263,22 +282,92 @@ def test_boxes_on_the_anchors_and_on_their_thresholds():
     assert (stages["labels"] == 1).sum() >= 2
 
 
+# What each of the 27 arguments is changed to; a function makes it of the parts of one library.
+ARGUMENTS = {
+    "min_size": (60, 70), "max_size": 120, "image_mean": (0.4, 0.5, 0.6), "image_std": (0.2, 0.3, 0.4),
+    "rpn_anchor_generator": lambda anchors, *_: anchors(((24, 48),), ((0.4, 1.0),)),
+    "rpn_head": lambda *_: rpn.RPNHead(16, 9, conv_depth=2),
+    "rpn_pre_nms_top_n_train": 40, "rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_train": 20,
+    "rpn_post_nms_top_n_test": 20, "rpn_nms_thresh": 0.3, "rpn_fg_iou_thresh": 0.5, "rpn_bg_iou_thresh": 0.1,
+    "rpn_batch_size_per_image": 16, "rpn_positive_fraction": 0.02, "rpn_score_thresh": 0.55,
+    "box_roi_pool": lambda _, pool, *__: pool(["0"], 7, 3),
+    "box_head": lambda _, __, head, *___: head(16 * 49, 64).requires_grad_(False),
+    "box_predictor": lambda _, __, ___, predictor, ____: predictor(64, 4),
+    "box_score_thresh": 0.4, "box_nms_thresh": 0.2, "box_detections_per_img": 3, "box_fg_iou_thresh": 0.9,
+    "box_bg_iou_thresh": 0.2, "box_batch_size_per_image": 16, "box_positive_fraction": 0.002,
+    "bbox_reg_weights": (5.0, 6.0, 3.0, 2.0),
+}
+
+
+def test_arguments_are_torchvisions_27():
+    names = list(inspect.signature(detection.FasterRCNN).parameters)
+    assert names[2:-1] == list(ARGUMENTS) and len(ARGUMENTS) == 27       # less backbone, num_classes and kwargs
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_argument_acts_as_torchvisions(name):
+    "Another value of the argument: the same stages, gradients and detections as there, and others than without."
+    results = []
+    for arguments in ({}, {name: ARGUMENTS[name]}):
+        pair = alike(tiny(**arguments))
+        stages = compare_training(pair)
+        gradients = [p.grad.sum().item() if p.grad is not None else None for p in pair[0].parameters()]
+        found = compare_detections(pair)
+        results.append((gradients, [len(r) for r in stages["rois"]], [f["boxes"].tolist() for f in found]))
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_ties_everywhere(value):
+    "An image of one colour: inside, every cell says the same. Up to 1000 boxes torchvision keeps their order, too."
+    def flat(dtype):
+        images, targets = batch(dtype)
+        return [torch.full_like(x, value) for x in images], targets
+    pair = alike(tiny(rpn_pre_nms_top_n_train=900, rpn_pre_nms_top_n_test=900))
+    stages = compare_training(pair, batch_of=flat)
+    assert len(stages["logits"].unique()) < len(stages["logits"]) / 3
+
+
+def test_detections_of_equal_scores():
+    "Logits of three values only, so that most scores tie: the same order, and the same boxes survive NMS."
+    ours, theirs = alike(tiny())
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(3, (80, 5), generator=generator).double()
+    deltas = torch.randint(-2, 3, (80, 20), generator=generator).double()
+    proposals = [torch.randint(60, (40, 4), generator=generator).double() + torch.tensor([0., 0, 61, 61]) for _ in range(2)]
+    sizes = [(120, 100), (90, 125)]
+    theirs.roi_heads.detections_per_img = ours.roi_heads.detections_per_img = 30
+    expected = theirs.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
+    with mock.patch.object(ours.roi_heads, "predict", return_value=(logits, deltas)):
+        found = ours.roi_heads.detections({}, proposals, sizes)
+    for i, mine in enumerate(found):
+        assert torch.equal(mine["boxes"], expected[0][i]) and torch.equal(mine["scores"], expected[1][i])
+        assert torch.equal(mine["labels"], expected[2][i])
+        assert len(mine["scores"]) == 30 > len(mine["scores"].unique())
+
+
+def test_proposals_that_all_miss():
+    "An RPN that is sure of nothing in testing proposes nothing: no detections, and no error."
+    found = compare_detections(alike(tiny(rpn_score_thresh=1.0)))
+    assert [f["boxes"].shape for f in found] == [(0, 4)] * 3
+
+
 def test_detections_in_float64_and_float32():
     assert [len(f["boxes"]) for f in compare_detections(alike(composed()))] == [100] * 3
     compare_detections(alike(composed(), torch.float32), tolerance=2e-5)
 
 
 def test_several_sizes_are_drawn_in_training_and_the_last_is_used_in_testing():
-    pair = alike(composed(min_size=(64, 100, 80)))
+    pair = alike(tiny(min_size=(64, 100, 80)))
     compare_training(pair)
     compare_detections(pair)
 
 
 def test_arguments_of_the_transform():
-    pair = alike(composed(size_divisible=16, fixed_size=(96, 64), image_mean=[0.5] * 3, image_std=[0.2, 0.3, 0.4]))
+    pair = alike(tiny(size_divisible=16, fixed_size=(96, 64), image_mean=[0.5] * 3, image_std=[0.2, 0.3, 0.4]))
     compare_training(pair)
     compare_detections(pair)
-    compare_training(alike(composed(_skip_resize=True)))
+    compare_training(alike(tiny(_skip_resize=True)))
 
 
 def test_native_size():
@@ -287,14 +376,15 @@ def test_native_size():
         images, targets = batch(dtype)
         return [x[:, :64, :64] for x in images], [{"boxes": t["boxes"].clamp(0, 64)[:1], "labels": t["labels"][:1]}
                                                   for t in targets]
-    native, _ = composed(min_size=None)
-    _, theirs = composed(min_size=64, max_size=64)
+    everything = dict(rpn_batch_size_per_image=2000, box_batch_size_per_image=2000)      # no size to draw, no sample either
+    native, _ = tiny(min_size=None, **everything)
+    _, theirs = tiny(min_size=64, max_size=64, **everything)
     compare_training(alike((native, theirs)), batch_of=square)
     compare_detections((native, theirs), batch_of=square)
 
 
 def test_losses_and_detections_of_one_pass_equal_those_of_two():
-    (ours, _), (images, targets) = alike(composed(), torch.float32), batch(torch.float32)
+    (ours, _), (images, targets) = alike(tiny(), torch.float32), batch(torch.float32)
     ours.eval()
     with torch.no_grad():
         losses, detections = ours.losses_and_detections(images, targets, generator=torch.Generator().manual_seed(3))
@@ -315,10 +405,41 @@ def test_builders_train_and_detect_as_torchvisions(name):
     compare_detections(pair)
 
 
+def test_the_composed_resnet50_c4_of_the_source():
+    "A ResNet-50 up to its third stage as one map, anchors of five sizes, one pooling: put together by hand."
+    body = nn.Sequential(*list(torchvision.models.resnet50().children())[:-3])
+    body.out_channels = 1024
+    def put_together(anchors, pool, head, predictor, detector):
+        few = dict(rpn_post_nms_top_n_train=60, rpn_post_nms_top_n_test=40, box_batch_size_per_image=16)
+        return detector(copy.deepcopy(body), num_classes=5, rpn_anchor_generator=anchors(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),)),
+                        box_roi_pool=pool(["0"], 7, 2), min_size=64, max_size=96, box_score_thresh=0.0, **few)
+    pair = alike((put_together(*OURS), put_together(*THEIRS)))
+    compare_training(pair)
+    compare_detections(pair)
+    with pytest.raises(ValueError, match="backbone should contain an attribute out_channels"):      # the source's slip
+        FasterRCNN(nn.Sequential(*list(body)), num_classes=3)
+
+
 def test_vgg16_is_torchvisions_parts_put_together():
     pair = alike(vgg16_pair())
     compare_training(pair)
     compare_detections(pair)
+
+
+def test_defaults_of_builders_are_torchvisions():
+    with torch.device("meta"):
+        pairs = [(getattr(ours_library, name)(weights_backbone=None), getattr(detection, name)(weights_backbone=None))
+                 for name in BUILDERS]
+    for models in pairs:
+        mine, other = [
+            {**{(part, k): tuple(v) if isinstance(v, (list, tuple)) else v for part in ("transform", "rpn", "roi_heads")
+                for k, v in vars(getattr(model, part)).items() if isinstance(v, (int, float, str, tuple, list, dict))
+                and k.strip("_") in ATTRIBUTES},
+             "sizes": model.rpn.anchor_generator.sizes, "ratios": model.rpn.anchor_generator.aspect_ratios,
+             "pool": (model.roi_heads.box_roi_pool.output_size, model.roi_heads.box_roi_pool.sampling_ratio),
+             "weights": tuple(getattr(model.roi_heads, "bbox_reg_weights", None) or model.roi_heads.box_coder.weights),
+             "frozen": [n for n, p in model.named_parameters() if not p.requires_grad]} for model in models]
+        assert mine == other and len(mine) == 5 + 5 + 3 + 5
 
 
 def test_state_dicts_of_builders_are_torchvisions():
@@ -422,7 +543,7 @@ def test_image_lists_of_either_library():
 
 def test_inference_mode_before_training():
     "Anchors that were made in inference mode serve training too."
-    (ours, _), (images, targets) = alike(composed()), batch()
+    (ours, _), (images, targets) = alike(tiny()), batch()
     with torch.inference_mode():
         ours.eval()(images)
     sum(ours.train()(images, targets).values()).backward()
