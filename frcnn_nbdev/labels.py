@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'NUMBER_COLUMNS', 'MAX_COORDINATE', 'SPLIT_NAMES', 'IMAGE_SUFFIXES', 'MAX_PIXELS',
-           'COLOR_RANGES', 'GROUP_PATTERN', 'ID_FOLDERS', 'image_header', 'relative_name', 'read_file', 'read_text',
-           'check_image', 'image_bytes', 'read_image', 'read_image_size', 'color_mask', 'mask_contours',
+           'COLOR_RANGES', 'GROUP_PATTERN', 'ID_FOLDERS', 'CLASS_LISTS', 'image_header', 'relative_name', 'read_file',
+           'read_text', 'check_image', 'image_bytes', 'read_image', 'read_image_size', 'color_mask', 'mask_contours',
            'mask_to_boxes', 'group_of', 'boxes_table', 'finding', 'map_files', 'folder_split', 'existing_folder',
            'inside_folder', 'list_files', 'list_images', 'ImageIndex', 'check_classname', 'unlabelled_images',
            'mask_objects', 'read_pair', 'pair_rows', 'split_name', 'read_color_labels', 'white_mask', 'read_masks',
@@ -236,11 +236,11 @@ GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18:
 # %% ../nbs/02_labels.ipynb #b175ee4a
 def group_of(
     name: str,                      # path or name of an image
-    pattern: str = GROUP_PATTERN,   # the first group that matches is the answer
+    pattern: str = GROUP_PATTERN,   # looked for in the file name, then in the path; its first filled group is the answer
 ) -> str:                           # exam or patient
-    "Exam or patient from the file name; the whole path without suffix when the pattern does not match."
+    "Exam or patient from the name of an image; the whole path without suffix when the pattern does not match."
     path = PurePosixPath(name)
-    match = re.search(pattern, path.name)
+    match = re.search(pattern, path.name) or re.search(pattern, str(path))
     if match is None:
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
@@ -370,7 +370,7 @@ def list_files(
     for pattern in patterns:
         for path in root.glob(pattern):
             name = relative_name(path, root)
-            if not path.name.startswith("."):  # macOS leaves files like "._a.png"
+            if not any(part.startswith(".") for part in PurePosixPath(name).parts):  # like "._a.png" of macOS, or .idea/
                 found.add(root / inside_folder(root, name, name, known=known))
     return sorted(found)
 
@@ -400,6 +400,13 @@ class ImageIndex:
             for file in files:
                 self._bare.setdefault(file, []).append(posixpath.join("" if start == "." else start, file))
 
+    def has(
+        self,
+        name: str,   # posix path relative to root
+    ) -> bool:
+        "Whether this file is there."
+        return name in self._paths or (self.root / name).is_file()
+
     def find(
         self,
         name: str,                # as the label file writes it
@@ -410,12 +417,12 @@ class ImageIndex:
     ) -> str:                     # posix path relative to root
         "Path of an image. FileNotFoundError when it is nowhere, ValueError when there are two."
         path = inside_folder(self.root, name, where, start=start, known=self._known)
-        below = posixpath.relpath(path, start) if start else path
+        below = posixpath.relpath(path, start) if start not in ("", ".") else path
         tries = [path, *[posixpath.normpath(posixpath.join(place, below)) for place in places]]
-        found = next(([one] for one in tries if one in self._paths or (self.root / one).is_file()), None)
+        found = next(([one] for one in tries if self.has(one)), None)
         found = found or self._bare.get(posixpath.basename(path), [])
         if not found:
-            raise FileNotFoundError(f"{where}: the image {path} is not below the folder; "
+            raise FileNotFoundError(f"{where}: the image {below} is not below the folder; "
                                     "add it or remove its labels.")
         if len(found) > 1:
             raise ValueError(f"{where}: {len(found)} files have the name {path} ({sorted(found)[0]}, "
@@ -660,7 +667,7 @@ def id_boxes(
 # %% ../nbs/02_labels.ipynb #e5e94466
 ID_FOLDERS = {  # folder of the images -> folders that may hold their masks
     **dict.fromkeys(["PNGImages", "JPEGImages"], ["PedMasks", "SegmentationObject", "SegmentationClass", "masks"]),
-    **dict.fromkeys(["images", "image", "pic"], ["masks", "mask"]),
+    **dict.fromkeys(["images", "image", "imgs", "pic"], ["masks", "mask"]),
 }
 
 # %% ../nbs/02_labels.ipynb #f437d40c
@@ -676,25 +683,40 @@ def id_folders(
                 found.append((images, masks))
     return found
 
+# %% ../nbs/02_labels.ipynb #a1e4efdb
+CLASS_LISTS = ["classes.txt", "label_names.txt", "class_names.txt"]  # one name a line, as LabelMe's tools write them
+
+# %% ../nbs/02_labels.ipynb #052c5fa3
+def _pairs_in(images: Path, masks: Path, root: Path) -> list[tuple[Path, Path]]:
+    "Images of one folder with their masks in the other. FileNotFoundError when one has no partner."
+    found = _by_stem(list_images(root, relative_name(masks, root)), root)
+    pairs = []
+    for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
+        mask = found.pop(stem, None) or found.pop(f"{stem}_mask", None)
+        if mask is None:
+            raise FileNotFoundError(f"{relative_name(image, root)}: its mask is missing in "
+                                    f"{relative_name(masks, root)}; add it or remove the image.")
+        pairs.append((image, mask))
+    for mask in found.values():
+        raise FileNotFoundError(f"{relative_name(mask, root)}: its image is missing in "
+                                f"{relative_name(images, root)}; add it or remove the mask.")
+    return pairs
+
 # %% ../nbs/02_labels.ipynb #93c84657
 def id_pairs(
     root: Path,
 ) -> list[tuple[Path, Path, Path | None]]:  # image, mask, list of class names or None
-    "Images and masks of numbers: two folders side by side, or LabelMe's exported folders."
+    "Images and masks of numbers: two folders side by side, with equal folders below, or LabelMe's exported folders."
     pairs = []
     for images, masks in id_folders(root):
-        lists = [place / name for place in (images.parent, root) for name in ("classes.txt", "label_names.txt")]
+        lists = [place / name for place in (images.parent, root) for name in CLASS_LISTS]
         names = next((one for one in lists if one.is_file()), None)
-        found = _by_stem(list_images(root, relative_name(masks, root)), root)
-        for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
-            mask = found.pop(stem, None) or found.pop(f"{stem}_mask", None)
-            if mask is None:
-                raise FileNotFoundError(f"{relative_name(image, root)}: its mask is missing in "
-                                        f"{relative_name(masks, root)}; add it or remove the image.")
-            pairs.append((image, mask, names))
-        for mask in found.values():
-            raise FileNotFoundError(f"{relative_name(mask, root)}: its image is missing in "
-                                    f"{relative_name(images, root)}; add it or remove the mask.")
+        if masks.name == "SegmentationObject" and not masks.with_name("SegmentationClass").is_dir():
+            names = None  # numbers of objects alone have no class
+        inside = sorted({path.relative_to(images) for path in (images, *list_files(root, f"{relative_name(images, root)}/*/"))
+                         if path.is_dir() and (masks / path.relative_to(images)).is_dir()})
+        for place in inside:
+            pairs += [(image, mask, names) for image, mask in _pairs_in(images / place, masks / place, root)]
     for label in list_files(root, "*_json/label.png", "*/*_json/label.png", "*/*/*_json/label.png"):
         pairs.append((label.with_name("img.png"), label, label.with_name("label_names.txt")))
     return pairs
@@ -728,16 +750,20 @@ def _numbered_objects(
     ids: np.ndarray, mask: Path, root: Path, classes: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     "Number, number of the class and box of each object, and the name of the mask in which the number stands."
-    objects = mask.with_name("label_instance.png")
-    if mask.name != "label.png" or not objects.is_file():
+    by_object = mask.with_name("label_instance.png") if mask.name == "label.png" else mask
+    by_class = mask.parent.with_name("SegmentationClass") / mask.name if mask.parent.name == "SegmentationObject" else mask
+    if by_object == by_class or not (classes and by_object.is_file() and by_class.is_file()):
         numbers, boxes = _id_objects(ids, classes)
         return numbers, numbers, boxes, relative_name(mask, root)
-    numbered, shown = read_ids(objects, root=root), relative_name(objects, root)
-    if numbered.shape != ids.shape:
-        raise ValueError(f"{shown}: its size is not that of {mask.name}; export both again.")
-    numbers, boxes = id_boxes(numbered)
-    kinds = [np.bincount(ids[numbered == number]).argmax() for number in numbers]
-    return numbers, np.array(kinds, np.int64), boxes, shown
+    numbered = ids if by_object == mask else read_ids(by_object, root=root)
+    kind_of = ids if by_class == mask else read_ids(by_class, root=root)
+    if numbered.shape != kind_of.shape:
+        raise ValueError(f"{relative_name(by_object, root)}: its size is not that of {relative_name(by_class, root)}; "
+                         "export both again.")
+    numbers, boxes = _id_objects(numbered, patches=False)
+    counts = [np.unique(kind_of[numbered == number], return_counts=True) for number in numbers]
+    kinds = [values[count.argmax()] for values, count in counts]
+    return numbers, np.array(kinds, np.int64), boxes, relative_name(by_object, root)
 
 # %% ../nbs/02_labels.ipynb #960adb03
 def _read_ids_pair(image: Path, mask: Path, root: Path, names: dict | None, classname: str, min_area: int) -> dict:
@@ -790,6 +816,13 @@ def read_id_masks(
         records += [{**base, **row} for row in one["rows"]] or [{**base, "classname": "", "segmentation": ""}]
     return boxes_table(records, "ids", [note for one in read for note in one["findings"]])
 
+# %% ../nbs/02_labels.ipynb #fc112e58
+def _column_names(columns: list[str], required: list[str]) -> list[str]:
+    "The header with the required columns under their own names, when others write them in capitals or as TensorFlow does."
+    known = {"filename": "name", "class": "classname", "xmin": "x1", "xmax": "x2", "ymin": "y1", "ymax": "y2"}
+    names = [known.get(column.lower(), column.lower()) for column in columns]
+    return [name if name in required and name not in columns else column for name, column in zip(names, columns, strict=True)]
+
 # %% ../nbs/02_labels.ipynb #69281242
 def read_csv_text(
     path: Path,
@@ -810,15 +843,17 @@ def read_csv_text(
         raise ValueError(
             f"{shown}: not a table ({str(error).strip()}); give every row the same columns."
         ) from None
-    table.columns = [str(column).strip() for column in table.columns]
+    table.columns = _column_names([str(column).strip() for column in table.columns], required)
     missing = [column for column in required if column not in table]
     if missing:
         raise ValueError(
             f"{shown}: the column {missing[0]!r} is missing; the header must be {' '.join(required)}."
         )
+    columns = _column_names(columns, required)
     for column in columns:
         if columns.count(column) > 1:
             raise ValueError(f"{shown}: the column {column!r} is there twice; keep one.")
+    table.attrs["separator"] = separator
     return table.astype(object).fillna("")
 
 # %% ../nbs/02_labels.ipynb #f159a03e
@@ -861,6 +896,8 @@ def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     shown = relative_name(path, root)
     table = read_csv_text(path, BOX_COLUMNS, root)
     for column in [column for column in NUMBER_COLUMNS if column in table]:
+        if table.attrs["separator"] == ";":  # where a comma begins the fraction, Excel separates with semicolons
+            table[column] = table[column].str.replace(",", ".", regex=False)
         table[column] = to_numbers(table[column], column, shown)
     for column in {"width", "height"} & set(table):
         if table[column].notna().all():

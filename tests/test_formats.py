@@ -167,9 +167,10 @@ CASES = [
     # VOC
     ("voc xml entities", lambda r: voc(r, head=BOMB, classname="&c;"), "Annotations/a.xml: the XML declares entities"),
     ("voc xml reads a file", lambda r: voc(r, head=FILE_ENTITY, classname="&a;"), "Annotations/a.xml: the XML declares entities"),
-    ("voc name with ..", lambda r: voc(r, filename="../../a.png"), "Annotations/a.xml: the name '../../a.png' leaves"),
+    ("voc name with ..", lambda r: voc(r, filename="../../b.png"), "Annotations/a.xml: the name '../../b.png' leaves"),
+    ("voc stale path to its own image", lambda r: voc(r, filename="/home/me/a.png"), AC),
     ("voc name absolute", lambda r: voc(r, filename="/etc/passwd"), "Annotations/a.xml: the name '/etc/passwd' leaves"),
-    ("voc name of Windows", lambda r: voc(r, filename="C:\\x\\a.png"), "leaves the folder"),
+    ("voc name of Windows", lambda r: voc(r, filename="C:\\x\\b.png"), "leaves the folder"),
     ("voc name with folder", lambda r: voc(r, filename="JPEGImages\\a.png"), AC),
     ("voc nan", lambda r: voc(r, box=("nan", 6, 30, 20)), "object 0: xmin is 'nan', which is not a number"),
     ("voc 1e308", lambda r: voc(r, box=(5, 6, "1e308", 20)), "object 0: xmax is '1e308', which is larger than any image"),
