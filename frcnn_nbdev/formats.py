@@ -800,11 +800,13 @@ def _yolo_place(text: str, root: Path, base: str, where: str) -> str:
     "Path below root: as written, or its longest ending that exists. ValueError when it leaves the folder and none does."
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     try:
-        place = inside_folder(root, text, where, start=base)
+        place, left = inside_folder(root, text, where, start=base), None
     except ValueError as error:
         place, left = "", error
     if not place or not (root / place).exists():
-        ends = [inside_folder(root, "/".join(parts[at:]), where) for at in range(len(parts))]
+        ends = [inside_folder(root, "/".join(parts[at:]), where) for at in range(len(parts))
+                if not {part.lower() for part in parts[:at]} & set(SPLIT_NAMES)  # valid/images is not images
+                and (left or set(parts[:at]) <= {"data", root.resolve().name})]
         place = next((end for end in ends if (root / end).exists()), place)
     if not place:
         raise left

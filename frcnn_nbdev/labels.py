@@ -77,10 +77,11 @@ def relative_name(
     root: Path | None,   # the folder that is read
 ) -> str:                # posix path; relative to root if it lies there
     "The path as tables and messages show it."
-    path = Path(path)
-    if root is not None and path.is_relative_to(root):
-        path = path.relative_to(root)
-    return path.as_posix()
+    name, start = Path(path).as_posix(), "." if root is None else Path(root).as_posix()
+    if name == start:
+        return "."
+    start = start if start.endswith("/") else f"{start}/"
+    return name[len(start) :] if name.startswith(start) else name
 
 # %% ../nbs/02_labels.ipynb #27827c96
 def read_file(
@@ -205,7 +206,8 @@ def mask_contours(
     gap: int = 0,      # breaks up to this many pixels wide are bridged
 ) -> np.ndarray:       # (n, 4) int64, xyxy, x2 y2 exclusive, from left to right
     "One box per outer contour, specks included (S0's rule)."
-    mask = (np.asarray(mask) != 0).view(np.uint8)
+    mask = np.asarray(mask)
+    mask = (mask if mask.dtype == bool else mask != 0).view(np.uint8)
     if not mask.size:
         return np.zeros((0, 4), np.int64)
     if gap > 0:
@@ -652,8 +654,11 @@ def id_boxes(
     ids: np.ndarray,     # (H, W) int32, 0 is background
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) numbers; (n, 4) int64 boxes, xyxy, x2 y2 exclusive
     "One box around all pixels of each number."
-    if not ids.any():
+    rows, columns = (np.flatnonzero(ids.max(axis=axis)) if ids.size else [] for axis in (1, 0))
+    if not len(rows):
         return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
+    top, left = int(rows[0]), int(columns[0])
+    ids = np.ascontiguousarray(ids[top : rows[-1] + 1, left : columns[-1] + 1])  # only where something is
     numbers = np.arange(1, min(ids.max(), 2**16) + 1)
     if ids.max() > 2**16:  # colours: few numbers of a large range are numbered anew first
         codes, numbers = pd.factorize(ids.ravel(), sort=True)
@@ -662,7 +667,7 @@ def id_boxes(
     places = ndimage.find_objects(ids)
     there = [at for at, place in enumerate(places) if place is not None]
     boxes = [(places[at][1].start, places[at][0].start, places[at][1].stop, places[at][0].stop) for at in there]
-    return numbers[there], np.array(boxes, np.int64).reshape(-1, 4)
+    return numbers[there], np.array(boxes, np.int64).reshape(-1, 4) + (left, top, left, top)
 
 # %% ../nbs/02_labels.ipynb #e5e94466
 ID_FOLDERS = {  # folder of the images -> folders that may hold their masks
@@ -742,7 +747,8 @@ def _id_objects(
         return numbers[numbers != 255], boxes[numbers != 255]
     if not patches and numbers.tolist() != [255] or not len(numbers):
         return numbers, boxes
-    found = [mask_contours(ids == number) for number in numbers]  # a lone 255 is white on black
+    found = [mask_contours(ids[y1:y2, x1:x2] == number) + (x1, y1, x1, y1)  # a lone 255 is white on black
+             for number, (x1, y1, x2, y2) in zip(numbers, boxes.tolist(), strict=True)]
     return np.repeat(numbers, [len(one) for one in found]), np.concatenate(found)
 
 # %% ../nbs/02_labels.ipynb #18e7f1b5
