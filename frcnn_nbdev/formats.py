@@ -1175,11 +1175,13 @@ def _images_of(table: pd.DataFrame, root: Path, open_images: bool) -> list[dict]
             check_classname(row.classname, where)
         if row.name not in images:
             inside_folder(root, row.name, where, known=known)
-            size = [row.height, row.width]
-            if open_images and not all(side == side for side in size):
+            size = stated = (row.height, row.width)
+            unknown = any(side != side for side in stated)
+            if open_images and (unknown or (root / row.name).is_file()):
                 size = read_image_size(root / row.name, root=root)
             images[row.name] = {"name": row.name, "height": size[0], "width": size[1], "split": row.split,
-                                "group": row.group, "pixel_size": row.pixel_size, "rows": []}
+                                "group": row.group, "pixel_size": row.pixel_size, "rows": [],
+                                "lies": size != stated and not unknown}
         if images[row.name]["split"] != row.split:
             raise ValueError(f"{where}: the image is in two splits; keep it in one.")
         if row.split not in ("", "train", "val", "test"):
@@ -1409,21 +1411,25 @@ def write_boxes(
         if folder is not None:
             _place_images(images, root, folder, by_split, place if copy else None)
         elif copy:
-            _copy_in_place(images, root, place, take_out=format != "csv")
+            before = [one["name"] for one in images]
+            _copy_in_place(images, root, place)
+            table["name"] = table["name"].map(dict(zip(before, [one["name"] for one in images], strict=True)))
         findings = write(images, classes, place, table)
+    findings += _counted(sum(one["lies"] for one in images), "images have another size than the table states; theirs is "
+                         "written", "check the boxes of these images")
     return findings + (_lost_columns(table, format, held) if held is not None else [])
 
 # %% ../nbs/02b_formats.ipynb #c3a665b9
-def _copy_in_place(images: list[dict], root: Path, place: Path, take_out: bool) -> None:
-    "Copies of the images under their own names; with take_out, those inside LabelMe files as images."
+def _copy_in_place(images: list[dict], root: Path, place: Path) -> None:
+    "Copies of the images under their own names; those inside LabelMe files become images."
     for one in images:
         if not (root / one["name"]).is_file():
             raise FileNotFoundError(f"{one['name']}: the image is missing; add it or remove its rows.")
-        data = image_bytes(root / one["name"], root) if take_out and one["name"].endswith(".json") else None
-        if data is not None:
-            one["name"] = PurePosixPath(one["name"]).with_suffix(_suffix_of(data)).as_posix()
-        (place / one["name"]).parent.mkdir(parents=True, exist_ok=True)
-        if data is not None:
-            (place / one["name"]).write_bytes(data)
+        data = image_bytes(root / one["name"], root) if one["name"].endswith(".json") else None
+        target = one["name"] if data is None else PurePosixPath(one["name"]).with_suffix(_suffix_of(data)).as_posix()
+        (place / target).parent.mkdir(parents=True, exist_ok=True)
+        if data is None:
+            shutil.copyfile(root / one["name"], place / target)
         else:
-            shutil.copyfile(root / one["name"], place / one["name"])
+            (place / target).write_bytes(data)
+        one["name"] = target

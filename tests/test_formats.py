@@ -519,6 +519,18 @@ def test_images_inside_labelme_can_be_checked_and_written_as_coco(tmp_path, capf
     table = read_boxes(tmp_path / "coco")
     assert table["name"].tolist() == ["a/a.png", "b/a.png"] and table[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX, BOX]
     assert read_image(tmp_path / "coco" / "b" / "a.png").shape == (40, 60, 3)
+    write_boxes(read_boxes(tmp_path / "in"), tmp_path / "in", tmp_path / "csv", "csv", copy_images=True)
+    assert read_boxes(tmp_path / "csv")["name"].tolist() == ["a/a.png", "b/a.png"]
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc", "labelme"])
+def test_a_size_that_lies_is_not_written(tmp_path, format):
+    coco(tmp_path / "in", images=[{"id": 1, "file_name": "a.png", "width": 640, "height": 480}])
+    notes = write_boxes(read_boxes(tmp_path / "in"), tmp_path / "in", tmp_path / "out", format)
+    assert [note["problem"][:29] for note in notes] == ["1 images have another size th"]
+    back = read_boxes(tmp_path / "out")
+    np.testing.assert_allclose(back[["x1", "x2", "y1", "y2"]].to_numpy(), [BOX], atol=1e-6)
+    assert back[["width", "height"]].to_numpy().tolist() == [[60, 40]] and back.attrs["findings"] == []
 
 
 def test_there_are_enough_cases():
