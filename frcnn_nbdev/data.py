@@ -710,13 +710,13 @@ def load_boxes(
     seed: int = 0,                          # of the split
     val_fraction: float = 0.15,             # of the training groups, when there is train but no val
     previous: pd.DataFrame | None = None,   # table of the last time: its groups keep their split
-    strict: bool = True,                    # False: rows with errors are left out, and nothing is raised for them
+    strict: bool = True,                    # False: rows and files with errors are left out, and nothing is raised for them
     progress: bool = False,
     **options,                              # for the reader: format, min_area, one_object, group_pattern, …
 ) -> DetectionData:
     "Read, check and split a labelled folder. ValueError names the first error and how many there are."
     source = Path(source)
-    table = read_boxes(source, progress=progress, **options)
+    table = read_boxes(source, skip_broken=not strict, progress=progress, **options)
     root = source if source.is_dir() else source.parent
     usable, findings = check_boxes(table, root, classes=classes, progress=progress)
     errors = findings[findings["severity"] == "error"]
@@ -800,7 +800,8 @@ def _read_source(args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
         if format not in {"one_object": ("color", "mask", "hc18"), "one_based": ("voc",)}[name]:
             raise ValueError(f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out.")
     source = Path(args.source)
-    table = read_boxes(source, format=args.format, progress=sys.stderr.isatty(), **options, **pattern)
+    table = read_boxes(source, format=args.format, skip_broken=args.check or args.fix, progress=sys.stderr.isatty(),
+                       **options, **pattern)
     return table, source if source.is_dir() else source.parent
 
 # %% ../nbs/04_data.ipynb #cb5996e3

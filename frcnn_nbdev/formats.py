@@ -171,6 +171,7 @@ def read_hc18(
     one_object: bool = True,             # HC18 shows exactly one head
     allow_empty: bool = False,           # True: a black annotation is an image without objects
     group_pattern: str = GROUP_PATTERN,  # examination from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "hc18", class "HC"
     "Boxes of HC18 head annotations, filled or outlined."
@@ -190,6 +191,7 @@ def read_hc18(
         pairs,
         progress,
         "annotations",
+        problems,
     )
     findings, records = [one for pair in read for one in pair["findings"]], []
     used = {relative_name(path, root) for pair in pairs for path in pair}
@@ -300,6 +302,7 @@ def read_voc(
     *,
     one_based: bool = False,             # True: xmin ymin count from 1, as in the original VOC
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the name of the image
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "voc"; boxes of no area are kept
     "Boxes of Pascal VOC XML files."
@@ -309,9 +312,10 @@ def read_voc(
         raise FileNotFoundError(f"{root}: no XML in Annotations or beside images; check the path.")
     index = ImageIndex(root)
     layouts = {place: _voc_layout(relative_name(place, root), root) for place in {xml.parent for xml in xmls}}
-    read = map_files(lambda xml: _read_voc_file(xml, index, layouts[xml.parent], one_based), xmls, progress, "annotations")
-    splits = {base: _voc_splits(base, {one["listed"][1] for one in read if one["listed"][0] == base}, root)
-              for base in sorted({one["listed"][0] for one in read})}
+    read = map_files(lambda xml: _read_voc_file(xml, index, layouts[xml.parent], one_based), xmls, progress, "annotations",
+                     problems)
+    splits = {base: _voc_splits(base, {posixpath.join(layouts[xml.parent][1], xml.stem) for xml in xmls}, root)
+              for base in sorted({base for base, _, _ in layouts.values()})}
     records = []
     for one in read:
         base, name = one["listed"]
@@ -322,7 +326,7 @@ def read_voc(
     for place in sorted({str(PurePosixPath(name).parent) for name in used}):
         findings += unlabelled_images(list_images(root, place), used, root)
     table = boxes_table(records, "voc", findings)
-    return table if table["difficult"].any() else table.drop(columns="difficult")
+    return table if "difficult" in table and table["difficult"].any() else table.drop(columns="difficult", errors="ignore")
 
 # %% ../nbs/02b_formats.ipynb #0aebad5d
 def _voc_files(root: Path) -> list[Path]:
@@ -449,11 +453,11 @@ def _labelme_image(path: Path, record: dict, index: ImageIndex) -> str:
     raise FileNotFoundError(f"{shown}: its image {reprlib.repr(stated)} is missing; put it beside the JSON.")
 
 # %% ../nbs/02b_formats.ipynb #0aa93e3c
-def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_size: float) -> dict | None:
-    "Name, size, rows and findings of one LabelMe file; None for a JSON of another kind."
+def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_size: float) -> dict | str:
+    "Name, size, rows and findings of one LabelMe file; the name of the file for a JSON of another kind."
     record, shown = read_json(path, index.root), relative_name(path, index.root)
     if not isinstance(record, dict) or "shapes" not in record:
-        return None
+        return shown
     name = _labelme_image(path, record, index)
     height, width = read_image_size(index.root / name, root=index.root)
     parts = {}
@@ -479,19 +483,21 @@ def read_labelme(
     line_width: float = 10,              # pixels, of lines, as LabelMe draws them
     point_size: float = 5,               # pixels, half the side of a point's box, as LabelMe draws it
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "labelme", with the column segmentation
     "Boxes of LabelMe's JSON files: all shapes, image beside or inside."
     root = existing_folder(folder)
     files, index = list_files(root, "*.json", "*/*.json", "*/*/*.json"), ImageIndex(root)
-    read = map_files(lambda path: _read_labelme_file(path, index, line_width, point_size), files, progress, "labels")
-    others = [relative_name(path, root) for path, one in zip(files, read, strict=True) if one is None]
+    read = map_files(lambda path: _read_labelme_file(path, index, line_width, point_size), files, progress, "labels",
+                     problems)
+    others = [one for one in read if isinstance(one, str)]
     if len(others) == len(files):
         raise FileNotFoundError(f"{root}: no LabelMe JSON (with shapes) is here; check the path.")
     findings = [finding("warning", name, -1, "the JSON has no shapes and is not read", "move it away")
                 for name in others]
     records = []
-    for one in filter(None, read):
+    for one in [one for one in read if isinstance(one, dict)]:
         base = {column: one[column] for column in ("name", "width", "height", "split", "pixel_size")}
         base["group"] = one["group"] or group_of(one["name"], group_pattern)
         records += [{**base, **row} for row in one["rows"]] or [{**base, "classname": "", "segmentation": ""}]
@@ -662,16 +668,18 @@ def _by_number(records: list, where: str, what: str) -> dict[int, dict]:
     return found
 
 # %% ../nbs/02b_formats.ipynb #a882d75f
-def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tuple, pattern: str, root: Path) -> dict:
+def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tuple, pattern: str, root: Path,
+                 missing: bool) -> dict:
     "id -> facts of each image of a COCO file, without opening images that state their size."
     found, known = {}, {}
     for key, record in records.items():
         where = f"{shown}, image {key}"
         name = _field(record, "file_name", str, where)
-        name = index.find(name, where, places=places) if index else inside_folder(root, name, where, known=known)
+        name = index.find(name, where, places=places, missing=missing) if index else inside_folder(root, name, where, known=known)
         width, height = record.get("width"), record.get("height")
         if type(width) is not int or type(height) is not int or not (0 < width < 2**31 and 0 < height < 2**31):
-            height, width = read_image_size(root / name, root=root) if index else (np.nan, np.nan)
+            known_file = index and not (missing and not (root / name).is_file())
+            height, width = read_image_size(root / name, root=root) if known_file else (np.nan, np.nan)
         size, group = record.get("pixel_size"), record.get("group")
         found[key] = {"name": name, "width": width, "height": height,
                       "group": group if isinstance(group, str) and group else group_of(name, pattern),
@@ -679,7 +687,7 @@ def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tu
     return found
 
 # %% ../nbs/02b_formats.ipynb #1942b877
-def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: str, shapes: bool) -> list[dict]:
+def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: str, shapes: bool, missing: bool) -> list[dict]:
     "Records of one COCO file."
     shown, content = relative_name(path, root), read_json(path, root)
     images, rows = (_field(content, key, list, shown) for key in ("images", "annotations"))
@@ -691,7 +699,7 @@ def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: s
     base = posixpath.dirname(here) if posixpath.basename(here) == "annotations" else "" if here == "." else here
     below = ["images", *([word[0], f"images/{word[0]}"] if word else []), f"images/{path.stem.removeprefix('instances_')}", ""]
     places = (here, *[posixpath.join(base, one) for one in below])
-    facts = _coco_images(_by_number(images, shown, "image"), shown, index, places, pattern, root)
+    facts = _coco_images(_by_number(images, shown, "image"), shown, index, places, pattern, root, missing)
     by_image = {key: [] for key in facts}
     for number, record in enumerate(rows):
         where = f"{shown}, annotation {number}"
@@ -718,6 +726,7 @@ def read_coco(
     resolve: bool = True,                # False: do not look for the images
     shapes: bool = True,                 # False: leave the column segmentation empty (less memory)
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: rows of missing images are kept, for the check to find; None: an error
     progress: bool = False,              # accepted like in the other readers; a file is read at once
 ) -> pd.DataFrame:                       # boxes table, format "coco", with iscrowd and segmentation if there are any
     "Boxes of COCO's JSON files."
@@ -727,11 +736,11 @@ def read_coco(
     if not files:
         raise FileNotFoundError(f"{path}: no COCO JSON (images, annotations, categories) is here; check the path.")
     images = existing_folder(root) if root is not None else folder
-    index = ImageIndex(images) if resolve else None
+    index, missing = ImageIndex(images) if resolve else None, problems is not None
     records, findings = [], []
     for file in files:
         shown = relative_name(file, folder)
-        records += _read_coco_file(file, folder if images == folder else images, index, group_pattern, shapes)
+        records += _read_coco_file(file, folder if images == folder else images, index, group_pattern, shapes, missing)
         crowds = sum(record["iscrowd"] for record in records)
         if crowds:
             findings = [finding("warning", shown, -1, f"{crowds} annotations are crowds (iscrowd 1)",
@@ -921,6 +930,7 @@ def read_yolo(
     folder: str | Path,                  # holds images, labels and perhaps data.yaml or classes.txt
     *,
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "yolo"; segmentation or score when lines have them
     "Boxes of YOLO's text files; corners are rounded to a millionth of a pixel."
@@ -934,7 +944,7 @@ def read_yolo(
         content = {word: f"{word}.txt" for word in SPLIT_NAMES if (root / f"{word}.txt").is_file()}
     splits, findings = _yolo_images(root, content, shown)
     read = map_files(lambda name: _read_yolo_file(name, root, names, points, splits[name], group_pattern),
-                     sorted(splits), progress, "labels")
+                     sorted(splits), progress, "labels", problems)
     rows = [row for one in read for row in one["rows"]]
     bare, poses = sum(not one["labelled"] for one in read), sum(row.pop("pose") for row in rows)
     if bare:
@@ -1016,6 +1026,7 @@ def read_solo(
     folder: str | Path,                  # holds sequence.N/stepM.frame_data.json, here or one level below
     *,
     group_pattern: str = GROUP_PATTERN,  # group from the path of the image; where it does not match, the sequence
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "solo", with the column segmentation
     "Boxes of a SOLO folder of Unity Perception."
@@ -1023,7 +1034,7 @@ def read_solo(
     frames = list_files(root, "sequence.*/step*.frame_data.json", "*/sequence.*/step*.frame_data.json")
     if not frames:
         raise FileNotFoundError(f"{root}: no sequence.N/stepM.frame_data.json is here; check the path.")
-    read = map_files(lambda path: _read_solo_frame(path, root, group_pattern), frames, progress, "frames")
+    read = map_files(lambda path: _read_solo_frame(path, root, group_pattern), frames, progress, "frames", problems)
     return boxes_table([row for rows, _ in read for row in rows], "solo", [one for _, notes in read for one in notes])
 
 # %% ../nbs/02b_formats.ipynb #b38d8caa
@@ -1114,6 +1125,7 @@ def read_boxes(
     folder: str | Path,       # folder of images and labels, or a CSV
     *,
     format: str = "auto",     # a key of FORMATS, or "auto"
+    skip_broken: bool = False,  # True: broken label files are left out, each with a finding; False: the first is raised
     progress: bool = False,   # show a bar
     **options,                # passed on to the reader: min_area, one_object, group_pattern, …
 ) -> pd.DataFrame:            # boxes table; attrs: format (which reader), findings, and perhaps also (passed over)
@@ -1124,7 +1136,9 @@ def read_boxes(
     if format == "auto":
         format = detect_format(folder)
         also = find_formats(folder)[1:]
-    table = FORMATS[format][2](folder, progress=progress, **options)
+    problems = [] if skip_broken else None
+    table = FORMATS[format][2](folder, progress=progress, problems=problems, **options)
+    table.attrs["findings"] = table.attrs["findings"] + (problems or [])
     return _with_attrs(table, also=also) if also else table
 
 # %% ../nbs/02b_formats.ipynb #92bea627

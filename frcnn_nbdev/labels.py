@@ -6,11 +6,12 @@
 __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'NUMBER_COLUMNS', 'MAX_COORDINATE', 'SPLIT_NAMES', 'IMAGE_SUFFIXES', 'MAX_PIXELS',
            'COLOR_RANGES', 'GROUP_PATTERN', 'ID_FOLDERS', 'CLASS_LISTS', 'image_header', 'relative_name', 'read_file',
            'read_text', 'check_image', 'image_bytes', 'read_image', 'read_image_size', 'color_mask', 'mask_contours',
-           'mask_to_boxes', 'group_of', 'boxes_table', 'finding', 'map_files', 'folder_split', 'existing_folder',
-           'inside_folder', 'list_files', 'list_images', 'ImageIndex', 'check_classname', 'unlabelled_images',
-           'mask_objects', 'read_pair', 'pair_rows', 'split_name', 'read_color_labels', 'white_mask', 'read_masks',
-           'read_ids', 'id_boxes', 'id_folders', 'id_pairs', 'read_class_list', 'read_id_masks', 'read_csv_text',
-           'to_number', 'to_numbers', 'read_boxes_csv', 'write_boxes_csv', 'number_text', 'no_area']
+           'mask_to_boxes', 'group_of', 'boxes_table', 'finding', 'refuse', 'map_files', 'folder_split',
+           'existing_folder', 'inside_folder', 'list_files', 'list_images', 'ImageIndex', 'check_classname',
+           'unlabelled_images', 'mask_objects', 'read_pair', 'pair_rows', 'split_name', 'read_color_labels',
+           'white_mask', 'read_masks', 'read_ids', 'id_boxes', 'id_folders', 'id_pairs', 'read_class_list',
+           'read_id_masks', 'read_csv_text', 'to_number', 'to_numbers', 'read_boxes_csv', 'write_boxes_csv',
+           'number_text', 'no_area']
 
 # %% ../nbs/02_labels.ipynb #cc910af4
 import base64
@@ -272,13 +273,27 @@ def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
+# %% ../nbs/02_labels.ipynb #bf17d8d7
+def refuse(
+    error: Exception,       # its text: file or place, what is wrong; what to do
+    problems: list | None,  # where findings are gathered, or None
+) -> None:
+    "Raise an error, or note it as a finding where broken files are passed over."
+    if problems is None:
+        raise error
+    place, _, rest = str(error).partition(": ")
+    name, _, where = place.partition(", ")
+    problem, _, fix = rest.rpartition("; ")
+    problems.append(finding("error", name, -1, f"{where}: {problem}" if where else problem or rest, fix.rstrip(".")))
+
 # %% ../nbs/02_labels.ipynb #91592a88
 def map_files(
-    function,        # called with one item
+    function,                      # called with one item
     items: list,
-    progress: bool,  # show a bar
-    what: str,       # word beside the bar
-) -> list:           # results in order
+    progress: bool,                # show a bar
+    what: str,                     # word beside the bar
+    problems: list | None = None,  # a list: findings for the items that fail go there; None: the first is raised
+) -> list:                         # results in order, without the items that failed
     "function(item) for all items, in threads; raises the first error with the number of others."
     def guarded(item):
         try:
@@ -289,11 +304,13 @@ def map_files(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = list(tqdm(pool.map(guarded, items), total=len(items), desc=what, disable=not progress))
     errors = [result for result in results if isinstance(result, Exception)]
-    if errors:
+    if errors and problems is None:
         more = f" ({len(errors) - 1} more files have problems.)" if len(errors) > 1 else ""
         kind = FileNotFoundError if isinstance(errors[0], FileNotFoundError) else ValueError
         raise kind(f"{errors[0]}{more}") from errors[0]
-    return results
+    for error in errors:
+        refuse(error, problems)
+    return [result for result in results if not isinstance(result, Exception)]
 
 # %% ../nbs/02_labels.ipynb #5426ccdc
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
@@ -416,6 +433,7 @@ class ImageIndex:
         *,
         places: tuple = ("",),    # folders below root to look in, in this order
         start: str = "",          # folder that .. in the name counts from
+        missing: bool = False,    # True: the path as written for an image that is nowhere
     ) -> str:                     # posix path relative to root
         "Path of an image. FileNotFoundError when it is nowhere, ValueError when there are two."
         path = inside_folder(self.root, name, where, start=start, known=self._known)
@@ -423,6 +441,8 @@ class ImageIndex:
         tries = [path, *[posixpath.normpath(posixpath.join(place, below)) for place in places]]
         found = next(([one] for one in tries if self.has(one)), None)
         found = found or self._bare.get(posixpath.basename(path), [])
+        if not found and missing:
+            return path
         if not found:
             raise FileNotFoundError(f"{where}: the image {below} is not below the folder; "
                                     "add it or remove its labels.")
@@ -543,7 +563,7 @@ def split_name(
 
 # %% ../nbs/02_labels.ipynb #f94ca25d
 def _read_painted(
-    folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool
+    folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool, problems: list | None
 ):
     "The table of a folder <class>/<split>/image with <class>/<split>/<kind> beside it."
     root = existing_folder(folder)
@@ -557,17 +577,18 @@ def _read_painted(
             )
         by_stem = _by_stem(list_images(root, relative_name(labels, root)), root)
         for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
-            if stem not in by_stem:
-                raise FileNotFoundError(f"{relative_name(image, root)}: its label is missing in {where}/{kind}; "
-                                        "add it or remove the image.")
-            pairs.append((image, by_stem.pop(stem)))
+            if stem in by_stem:
+                pairs.append((image, by_stem.pop(stem)))
+            else:
+                refuse(FileNotFoundError(f"{relative_name(image, root)}: its label is missing in {where}/{kind}; "
+                                         "add it or remove the image."), problems)
         for label in by_stem.values():
-            raise FileNotFoundError(f"{relative_name(label, root)}: its image is missing in {where}/image; "
-                                    "add it or remove the label.")
+            refuse(FileNotFoundError(f"{relative_name(label, root)}: its image is missing in {where}/image; "
+                                     "add it or remove the label."), problems)
     if not pairs:
         raise FileNotFoundError(f"{root}: no files in <class>/<split>/{kind}; check the layout.")
     read = map_files(
-        lambda pair: read_pair(*pair, root, to_mask, options, allow_empty), pairs, progress, "labels"
+        lambda pair: read_pair(*pair, root, to_mask, options, allow_empty), pairs, progress, "labels", problems
     )
     facts, records = _image_facts(root), []
     for pair in read:
@@ -589,6 +610,7 @@ def read_color_labels(
     one_object: bool = False,            # True: one box around all contours of a label
     allow_empty: bool = False,           # True: a label without paint is an image without objects
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "color"
     "Boxes of painted label images (S0)."
@@ -601,6 +623,7 @@ def read_color_labels(
         allow_empty,
         group_pattern,
         progress,
+        problems,
     )
     table.attrs["format"] = "color"
     return table
@@ -623,12 +646,13 @@ def read_masks(
     one_object: bool = False,            # True: one box around all contours of a mask
     allow_empty: bool = False,           # True: a black mask is an image without objects
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "mask"
     "Boxes of mask images, white on black."
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
     return _read_painted(folder, "mask", lambda path: white_mask(path, Path(folder)),
-                         options, allow_empty, group_pattern, progress)
+                         options, allow_empty, group_pattern, progress, problems)
 
 # %% ../nbs/02_labels.ipynb #63cf6420
 def read_ids(
@@ -692,24 +716,26 @@ def id_folders(
 CLASS_LISTS = ["classes.txt", "label_names.txt", "class_names.txt"]  # one name a line, as LabelMe's tools write them
 
 # %% ../nbs/02_labels.ipynb #052c5fa3
-def _pairs_in(images: Path, masks: Path, root: Path) -> list[tuple[Path, Path]]:
-    "Images of one folder with their masks in the other. FileNotFoundError when one has no partner."
+def _pairs_in(images: Path, masks: Path, root: Path, problems: list | None) -> list[tuple[Path, Path]]:
+    "Images of one folder with their masks in the other. FileNotFoundError, or a finding, when one has no partner."
     found = _by_stem(list_images(root, relative_name(masks, root)), root)
     pairs = []
     for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
         mask = found.pop(stem, None) or found.pop(f"{stem}_mask", None)
         if mask is None:
-            raise FileNotFoundError(f"{relative_name(image, root)}: its mask is missing in "
-                                    f"{relative_name(masks, root)}; add it or remove the image.")
-        pairs.append((image, mask))
+            refuse(FileNotFoundError(f"{relative_name(image, root)}: its mask is missing in "
+                                     f"{relative_name(masks, root)}; add it or remove the image."), problems)
+        else:
+            pairs.append((image, mask))
     for mask in found.values():
-        raise FileNotFoundError(f"{relative_name(mask, root)}: its image is missing in "
-                                f"{relative_name(images, root)}; add it or remove the mask.")
+        refuse(FileNotFoundError(f"{relative_name(mask, root)}: its image is missing in "
+                                 f"{relative_name(images, root)}; add it or remove the mask."), problems)
     return pairs
 
 # %% ../nbs/02_labels.ipynb #93c84657
 def id_pairs(
     root: Path,
+    problems: list | None = None,           # findings for images and masks without a partner go there; None: they are errors
 ) -> list[tuple[Path, Path, Path | None]]:  # image, mask, list of class names or None
     "Images and masks of numbers: two folders side by side, with equal folders below, or LabelMe's exported folders."
     pairs = []
@@ -721,7 +747,7 @@ def id_pairs(
         inside = sorted({path.relative_to(images) for path in (images, *list_files(root, f"{relative_name(images, root)}/*/"))
                          if path.is_dir() and (masks / path.relative_to(images)).is_dir()})
         for place in inside:
-            pairs += [(image, mask, names) for image, mask in _pairs_in(images / place, masks / place, root)]
+            pairs += [(image, mask, names) for image, mask in _pairs_in(images / place, masks / place, root, problems)]
     for label in list_files(root, "*_json/label.png", "*/*_json/label.png", "*/*/*_json/label.png"):
         pairs.append((label.with_name("img.png"), label, label.with_name("label_names.txt")))
     return pairs
@@ -804,16 +830,17 @@ def read_id_masks(
     classname: str = "object",           # of all objects, when there is no list of classes
     min_area: int = 25,                  # pixels; smaller boxes are specks
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "ids", with the column segmentation
     "Boxes of masks whose values number the objects, or with a list of names the classes; 255 is no class."
     root = existing_folder(folder)
-    pairs = id_pairs(root)
+    pairs = id_pairs(root, problems)
     if not pairs:
         raise FileNotFoundError(f"{root}: no folders of images and masks side by side; check the path.")
     lists = {path: read_class_list(path, root) for path in {names for _, _, names in pairs if names}}
     read = map_files(lambda pair: _read_ids_pair(*pair[:2], root, lists.get(pair[2]), classname, min_area),
-                     pairs, progress, "masks")
+                     pairs, progress, "masks", problems)
     records = []
     for one in read:
         base = {"name": one["name"], "width": one["width"], "height": one["height"],
@@ -925,6 +952,7 @@ def read_boxes_csv(
     root: str | Path | None = None,      # folder of the images; default: the folder of the CSV
     resolve: bool = True,                # False: keep the names and do not look for the images (predictions)
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: rows of missing images are kept, for the check to find; None: an error
     progress: bool = False,              # accepted like in the other readers; a CSV is read at once
 ) -> pd.DataFrame:                       # boxes table, format "csv"; score and other columns are kept
     "Boxes of a CSV with the columns name x1 x2 y1 y2 classname, and any others."
@@ -945,7 +973,7 @@ def read_boxes_csv(
         shown = relative_name(file, folder) if path.is_dir() else str(file)
         tables.append(_read_one_csv(file, split, folder if path.is_dir() else None))
         first = tables[-1]["name"].drop_duplicates()
-        places = {name: (index.find(name, f"{shown}, row {row + 1}") if resolve else
+        places = {name: (index.find(name, f"{shown}, row {row + 1}", missing=problems is not None) if resolve else
                          inside_folder(root, name, f"{shown}, row {row + 1}")) for row, name in first.items()}
         tables[-1]["name"] = tables[-1]["name"].map(places)
     table = pd.concat(tables, ignore_index=True)

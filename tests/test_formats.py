@@ -533,6 +533,39 @@ def test_a_size_that_lies_is_not_written(tmp_path, format):
     assert back[["width", "height"]].to_numpy().tolist() == [[60, 40]] and back.attrs["findings"] == []
 
 
+BROKEN = [  # a whole folder, what is broken beside it, and the finding
+    (voc, {"JPEGImages/b.png": None, "Annotations/b.xml": "<annotation>"}, "Annotations/b.xml: not valid XML"),
+    (voc, {"JPEGImages/b.png": b"", "Annotations/b.xml": voc_xml(filename="b.png")}, "JPEGImages/b.png: the file is empty"),
+    (labelme, {"b.png": None, "b.json": {"shapes": [shape(points=[[1, 2]])]}}, "b.json: shape 0: a rectangle of 1 points cannot be"),
+    (yolo, {"images/b.png": None, "labels/b.txt": "0 1\n"}, "labels/b.txt: line 1: 2 values"),
+    (solo, {"sequence.1/step0.frame_data.json": "{"}, "sequence.1/step0.frame_data.json: line 1, column 2: not valid JSON"),
+    (ids, {"PNGImages/b.png": None}, "PNGImages/b.png: its mask is missing"),
+    (ids, {"PNGImages/b.png": None, "PedMasks/b.png": b"no"}, "PedMasks/b.png: not readable as an image"),
+    (color, {"AC/train/label/b.png": None}, "AC/train/label/b.png: its image is missing"),
+    (color, {"AC/train/label/b.png": None, "AC/train/image/b.png": None}, "AC/train/label/b.png: no painted pixel"),
+    (hc18, {"training_set/001_HC_Annotation.png": None}, "training_set/001_HC.png: the image is missing"),
+    (csv, {"boxes.csv": "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,AC\nb.png,5,30,6,20,AC\n"}, "b.png, row 2: the image is missing"),
+    (lambda r: coco(r, one(), one(id=2, image_id=2), images=[{"id": 2, "file_name": "b.png"}, {"id": 1, "file_name": "a.png"}]), {},
+     "b.png, row 1: the image is missing"),
+]
+
+
+@pytest.mark.parametrize("make, files, words", BROKEN)
+def test_one_broken_file_does_not_hide_the_others_from_the_check(tmp_path, capfd, make, files, words):
+    folder = tmp_path / "in"
+    make(folder)
+    for path, content in files.items():
+        put(folder / path, content)
+    assert frcnn_boxes([str(folder), "-o", str(tmp_path / "boxes.csv")]) == 1 and not (tmp_path / "boxes.csv").exists()
+    capfd.readouterr()
+    assert frcnn_boxes([str(folder), "--check"]) == 1
+    out = capfd.readouterr().out
+    assert f"error    {words}" in out and ": 1 errors," in out
+    assert frcnn_boxes([str(folder), "--fix", "-o", str(tmp_path / "boxes.csv")]) == 0
+    assert f"error    {words}" in capfd.readouterr().out
+    assert read_boxes_csv(tmp_path / "boxes.csv", resolve=False)[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX]
+
+
 def test_there_are_enough_cases():
     assert len(CASES) >= 60 and len({case[0] for case in CASES}) == len(CASES)
 
