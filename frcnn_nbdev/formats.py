@@ -1130,6 +1130,10 @@ def read_boxes(
     **options,                # passed on to the reader: min_area, one_object, group_pattern, …
 ) -> pd.DataFrame:            # boxes table; attrs: format (which reader), findings, and perhaps also (passed over)
     "Boxes of a labelled folder of any known format."
+    try:
+        re.compile(options.get("group_pattern", ""))
+    except re.error as error:
+        raise ValueError(f"group_pattern {options['group_pattern']!r} is not a regular expression ({error}); correct it.") from None
     if format != "auto" and format not in FORMATS:
         raise ValueError(f"format {format!r} is not known; choose one of auto, {', '.join(FORMATS)}.")
     also = []

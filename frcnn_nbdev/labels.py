@@ -29,7 +29,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 # %% ../nbs/02_labels.ipynb #c2d2dc4c
@@ -678,20 +677,19 @@ def id_boxes(
     ids: np.ndarray,     # (H, W) int32, 0 is background
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) numbers; (n, 4) int64 boxes, xyxy, x2 y2 exclusive
     "One box around all pixels of each number."
-    rows, columns = (np.flatnonzero(ids.max(axis=axis)) if ids.size else [] for axis in (1, 0))
-    if not len(rows):
+    first = np.ones(ids.shape, bool)  # pixels that begin a run: those at the left edge, and those unlike their neighbour
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=first[:, 1:])
+    starts = np.flatnonzero(first)
+    values, lengths = ids.ravel()[starts], np.diff(starts, append=ids.size)
+    there = np.flatnonzero(values)
+    if not len(there):
         return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
-    top, left = int(rows[0]), int(columns[0])
-    ids = np.ascontiguousarray(ids[top : rows[-1] + 1, left : columns[-1] + 1])  # only where something is
-    numbers = np.arange(1, min(ids.max(), 2**16) + 1)
-    if ids.max() > 2**16:  # colours: few numbers of a large range are numbered anew first
-        codes, numbers = pd.factorize(ids.ravel(), sort=True)
-        ids = codes.reshape(ids.shape) + (numbers[0] != 0)
-        numbers = numbers[numbers != 0]
-    places = ndimage.find_objects(ids)
-    there = [at for at, place in enumerate(places) if place is not None]
-    boxes = [(places[at][1].start, places[at][0].start, places[at][1].stop, places[at][0].stop) for at in there]
-    return numbers[there], np.array(boxes, np.int64).reshape(-1, 4) + (left, top, left, top)
+    order = there[np.argsort(values[there], kind="stable")]
+    y, x = np.divmod(starts[order], ids.shape[1])
+    at = np.flatnonzero(np.diff(values[order], prepend=0))  # where the runs of the next number begin
+    low = [np.minimum.reduceat(one, at) for one in (x, y)]
+    high = [np.maximum.reduceat(one, at) for one in (x + lengths[order], y + 1)]
+    return values[order[at]].astype(np.int64), np.stack([*low, *high], axis=1)
 
 # %% ../nbs/02_labels.ipynb #e5e94466
 ID_FOLDERS = {  # folder of the images -> folders that may hold their masks
