@@ -120,6 +120,11 @@ def _field(
         raise ValueError(f"{where}: {key!r} is missing or not {name}; export the labels again.")
     return value
 
+# %% ../nbs/02b_formats.ipynb #78f79966
+def _counted(count: int, problem: str, fix: str = "keep the CSV beside it") -> list[dict]:
+    "A finding about a number of rows, or none when the number is 0."
+    return [finding("warning", "", -1, f"{count} {problem}", fix)] if count else []
+
 # %% ../nbs/02b_formats.ipynb #3e96549d
 def _json_kind(path: Path) -> str:
     "coco, labelme, solo or '' from the keys that occur in a JSON file; broken ones by their neighbours."
@@ -892,9 +897,9 @@ def _read_yolo_file(name: str, root: Path, names: dict, points: int, split: str,
             for at, line in enumerate(text.splitlines(), 1) if line.strip()]
     return {"rows": [{**base, **row} for row in rows] or [{**base, "classname": "", "pose": False}], "labelled": label.exists()}
 
-# %% ../nbs/02b_formats.ipynb #1374bc7a
-def _yolo_images(root: Path, content: dict, shown: str) -> tuple[dict[str, str], list[dict]]:
-    "Image -> split, from data.yaml or from the folders, and findings. FileNotFoundError for labels without an image."
+# %% ../nbs/02b_formats.ipynb #9d2d6561
+def _yolo_splits(root: Path, content: dict, shown: str) -> tuple[dict[str, str], list[dict]]:
+    "Image -> split of data.yaml, and findings; a split that is not there is an error only when no other is."
     base = content.get("path")
     if not isinstance(base, str) or os.path.isabs(base) or ".." in base or not (root / base).is_dir():
         base = ""  # the path of another computer: the splits start from the folder that is read
@@ -913,6 +918,12 @@ def _yolo_images(root: Path, content: dict, shown: str) -> tuple[dict[str, str],
                                     "and count there", f"remove them from {key}"))
     if missing and not splits:
         raise missing
+    return splits, findings
+
+# %% ../nbs/02b_formats.ipynb #1374bc7a
+def _yolo_images(root: Path, content: dict, shown: str) -> tuple[dict[str, str], list[dict]]:
+    "Image -> split, from data.yaml or from the folders, and findings. FileNotFoundError for labels without an image."
+    splits, findings = _yolo_splits(root, content, shown)
     if not splits:
         images = list_files(root, "images/**/*", "*/images/**/*") or list_files(root, "*", "*/*", "*/*/*")
         found = [relative_name(path, root) for path in images if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -946,17 +957,13 @@ def read_yolo(
     read = map_files(lambda name: _read_yolo_file(name, root, names, points, splits[name], group_pattern),
                      sorted(splits), progress, "labels", problems)
     rows = [row for one in read for row in one["rows"]]
-    bare, poses = sum(not one["labelled"] for one in read), sum(row.pop("pose") for row in rows)
-    if bare:
-        findings.append(finding("warning", sorted(splits)[0], -1, f"{bare} images have no label file and count as images "
-                                "without objects", "add an empty text file where that is right"))
-    if poses:
-        findings.append(finding("warning", "", -1, f"{poses} lines have key points, of which only the box is read",
-                                "keep the text files"))
+    findings += _counted(sum(not one["labelled"] for one in read), "images have no label file and count as images without "
+                         "objects", "add an empty text file where that is right")
+    findings += _counted(sum(row.pop("pose") for row in rows), "lines have key points, of which only the box is read",
+                         "keep the text files")
     if any(row.get("score", 0) > 1 for row in rows):
-        counted = sum(row.pop("score", None) is not None for row in rows)
-        findings.append(finding("warning", "", -1, f"{counted} lines end in the number of a track, which is not read",
-                                "keep the text files"))
+        findings += _counted(sum(row.pop("score", None) is not None for row in rows), "lines end in the number of a track, "
+                             "which is not read", "keep the text files")
     if not names:
         findings.append(finding("warning", "", -1, "there is no list of class names; the classes are numbers",
                                 "write data.yaml with names, or classes.txt"))
@@ -1303,11 +1310,6 @@ def _write_coco(images: list[dict], classes: list[str], place: Path, table: pd.D
         _dump(content, place / "annotations" / f"instances{'_' if split else ''}{split}.json")
     return _counted(changed, "boxes change in the last bit, because COCO stores widths") + _counted(
         kept, "references to mask images are not written", "read the masks from the first folder")
-
-# %% ../nbs/02b_formats.ipynb #78f79966
-def _counted(count: int, problem: str, fix: str = "keep the CSV beside it") -> list[dict]:
-    "A finding about a number of rows, or none when the number is 0."
-    return [finding("warning", "", -1, f"{count} {problem}", fix)] if count else []
 
 # %% ../nbs/02b_formats.ipynb #b8393b83
 def _write_voc(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
