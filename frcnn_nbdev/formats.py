@@ -137,6 +137,8 @@ def _json_kind(path: Path) -> str:
                     return "coco"
                 if data.find(b'"shapes"') >= 0:
                     return "labelme"
+                if re.match(rb"\s*\[\s*\{", data[:100]):  # a list of records: the detections of a model
+                    return ""
     if path.name.startswith("instances_"):
         return "coco"
     return "labelme" if any(path.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES) else ""

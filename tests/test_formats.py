@@ -442,6 +442,8 @@ LAYOUTS = [  # what, how it is made, and the rows that are read: name, class, sp
     ("COCO with a folder a split", lambda r: coco_many(r, *[(f"{s}/annotations.json", f"{s}/images/a.png", "a.png") for s in ("train", "val")]),
      [("train/images/a.png", "AC", "train"), ("val/images/a.png", "AC", "val")]),
     ("Label Studio COCO from Windows", lambda r: coco_many(r, ("result.json", "images/1f-a.png", "images\\1f-a.png")), [("images/1f-a.png", "AC", "")]),
+    ("COCO with detections beside", lambda r: (coco(r), put(r / "annotations/instances_train_results.json", [{"image_id": 1, "category_id": 1,
+        "bbox": XYWH, "score": 0.5}])), [("images/a.png", "AC", "train")]),
     ("COCO called latest", lambda r: coco_many(r, ("latest.json", "a.png", "a.png")), [("a.png", "AC", "")]),
     ("LabelMe, stale path, image beside", lambda r: labelme(r, imagePath="..\\raw\\a.png"), [("a.png", "AC", "")]),
     ("LabelMe, stale path, image inside", lambda r: (labelme(r, imagePath="C:\\x\\a.png", imageData=PICTURE), (r / "a.png").unlink()), [("a.json", "AC", "")]),
