@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from .formats import FORMATS, WRITERS, detect_format, read_boxes, write_boxes
-from .labels import BOX_COLUMNS, finding, no_area, read_image, write_boxes_csv
+from .labels import BOX_COLUMNS, GROUP_PATTERN, finding, image_bytes, no_area, read_image, write_boxes_csv
 
 # %% ../nbs/04_data.ipynb #33696fde
 def box_statistics(
@@ -283,7 +283,7 @@ def image_facts(
         gray = read_image(path, grayscale=True, root=root)
     except (ValueError, OSError) as error:
         return facts | {"problem": str(error).removeprefix(f"{path.relative_to(root).as_posix()}: ")}
-    data = path.read_bytes()
+    data = image_bytes(path, root)
     facts |= {"height": gray.shape[0], "width": gray.shape[1], "notes": tuple(_storage_notes(data))}
     if gray.min() == gray.max():
         return facts | {"notes": (*facts["notes"], ("blank", f"every pixel has the value {gray.min()}"))}
@@ -710,13 +710,13 @@ def load_boxes(
     seed: int = 0,                          # of the split
     val_fraction: float = 0.15,             # of the training groups, when there is train but no val
     previous: pd.DataFrame | None = None,   # table of the last time: its groups keep their split
-    strict: bool = True,                    # False: rows with errors are left out, and nothing is raised for them
+    strict: bool = True,                    # False: rows and files with errors are left out, and nothing is raised for them
     progress: bool = False,
     **options,                              # for the reader: format, min_area, one_object, group_pattern, …
 ) -> DetectionData:
     "Read, check and split a labelled folder. ValueError names the first error and how many there are."
     source = Path(source)
-    table = read_boxes(source, progress=progress, **options)
+    table = read_boxes(source, skip_broken=not strict, progress=progress, **options)
     root = source if source.is_dir() else source.parent
     usable, findings = check_boxes(table, root, classes=classes, progress=progress)
     errors = findings[findings["severity"] == "error"]
@@ -740,7 +740,8 @@ def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:
         some = findings[(findings["severity"] == kind["severity"]) & (findings["kind"] == kind["kind"])]
         for one in some.head(each).itertuples():
             row = f", row {one.row + 1}" if one.row >= 0 else ""
-            line = f"{one.severity:8s} {one.name}{row}: {one.problem}; {one.done if done else one.fix}"
+            place = f"{one.name}{row}: " if one.name else ""
+            line = f"{one.severity:8s} {place}{one.problem}; {one.done if done else one.fix}"
             lines.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
         if len(some) > each:
             lines.append(f"{kind['severity']:8s} … and {len(some) - each} more of this kind ({kind['kind']})")
@@ -764,6 +765,15 @@ def _count_lines(table: pd.DataFrame) -> list[str]:
     return [f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images"
             for (split, classname), rows in boxed.groupby([splits, "classname"])]
 
+# %% ../nbs/04_data.ipynb #51477f74
+def _pattern(text: str) -> str:
+    "A regular expression, or argparse's error with a sentence."
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+    return text
+
 # %% ../nbs/04_data.ipynb #e30fc512
 def _boxes_parser() -> argparse.ArgumentParser:
     "The arguments of frcnn_boxes."
@@ -774,6 +784,8 @@ def _boxes_parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="look at rows and files; exit code 1 when there are errors")
     parser.add_argument("--fix", action="store_true", help="write a new table with every fix that needs no judgement")
     parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="of IN; default: found out")
+    parser.add_argument("--group-pattern", default=GROUP_PATTERN, type=_pattern, metavar="REGEX",
+                        help="exam or patient: looked for in the name of an image, then in its path; the first filled group")
     parser.add_argument("--one-object", action="store_true", help="color, mask: one box around all contours of a label")
     parser.add_argument("--one-based", action="store_true", help="voc: xmin ymin count from 1")
     return parser
@@ -782,12 +794,14 @@ def _boxes_parser() -> argparse.ArgumentParser:
 def _read_source(args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
     "The table that the arguments name, and the folder that its names start from."
     options = {name: True for name in ("one_object", "one_based") if getattr(args, name)}
+    pattern = {"group_pattern": args.group_pattern}
     format = detect_format(args.source) if options and args.format == "auto" else args.format
     for name in options:
         if format not in {"one_object": ("color", "mask", "hc18"), "one_based": ("voc",)}[name]:
             raise ValueError(f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out.")
     source = Path(args.source)
-    table = read_boxes(source, format=args.format, progress=sys.stderr.isatty(), **options)
+    table = read_boxes(source, format=args.format, skip_broken=args.check or args.fix, progress=sys.stderr.isatty(),
+                       **options, **pattern)
     return table, source if source.is_dir() else source.parent
 
 # %% ../nbs/04_data.ipynb #cb5996e3
@@ -837,7 +851,7 @@ def _write_output(table: pd.DataFrame, root: Path, args: argparse.Namespace) -> 
     "Write the table in the format asked for, and say where."
     if args.to != "csv":
         lost = write_boxes(table, root, args.output, args.to)
-        print("\n".join([f"written: {args.output}", *(f"  {one['name']}: {one['problem']}; {one['fix']}" for one in lost)]))
+        print("\n".join([f"written: {args.output}", *(f"  {one['problem']}; {one['fix']}" for one in lost)]))
         return
     write_boxes_csv(table, args.output)
     print(f"written: {args.output}")

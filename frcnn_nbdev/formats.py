@@ -13,6 +13,7 @@ import contextlib
 import json
 import mmap
 import os
+import posixpath
 import re
 import reprlib
 import shutil
@@ -119,6 +120,11 @@ def _field(
         raise ValueError(f"{where}: {key!r} is missing or not {name}; export the labels again.")
     return value
 
+# %% ../nbs/02b_formats.ipynb #78f79966
+def _counted(count: int, problem: str, fix: str = "keep the CSV beside it") -> list[dict]:
+    "A finding about a number of rows, or none when the number is 0."
+    return [finding("warning", "", -1, f"{count} {problem}", fix)] if count else []
+
 # %% ../nbs/02b_formats.ipynb #3e96549d
 def _json_kind(path: Path) -> str:
     "coco, labelme, solo or '' from the keys that occur in a JSON file; broken ones by their neighbours."
@@ -131,65 +137,85 @@ def _json_kind(path: Path) -> str:
                     return "coco"
                 if data.find(b'"shapes"') >= 0:
                     return "labelme"
+                if re.match(rb"\s*\[\s*\{", data[:100]):  # a list of records: the detections of a model
+                    return ""
     if path.name.startswith("instances_"):
         return "coco"
     return "labelme" if any(path.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES) else ""
 
 # %% ../nbs/02b_formats.ipynb #af8c12f9
-def _facts_by_filename(paths: list[Path], column: str, root: Path) -> dict[str, str]:
-    "filename -> cell of the first CSV that has both columns."
-    for path in paths:
-        table = read_csv_text(path, [], root)
+def _facts_by_filename(column: str, root: Path) -> dict[str, tuple[str, str]]:
+    "Path of an image -> cell and its place, from all CSVs with both columns; training_set….csv speaks of training_set/."
+    facts = {}
+    for path in list_files(root, "*.csv", "*/*.csv"):
+        with open(path, "rb") as file:
+            if b"filename" not in file.readline(2**16):
+                continue
+        table, here, shown = read_csv_text(path, [], root), path.parent, relative_name(path, root)
         if {"filename", column} <= set(table):
-            return dict(zip(table["filename"], table[column], strict=True))
-    return {}
+            named = [one for one in here.iterdir() if one.is_dir() and path.stem.startswith(one.name)]
+            here = relative_name(max([here, *named], key=lambda one: len(one.name) if one != here else 0), root)
+            for row, (name, cell) in enumerate(zip(table["filename"], table[column], strict=True), 1):
+                where = f"{shown}, row {row}"
+                facts[inside_folder(root, name, where, start="" if here == "." else here)] = cell, f"{where}: {column}"
+    return facts
+
+# %% ../nbs/02b_formats.ipynb #49d0df29
+def _fact_of(facts: dict[str, tuple[str, str]], name: str) -> tuple[str, str]:
+    "Cell and place of an image: of its path, or of the end of its path; empty texts when there is none."
+    parts = PurePosixPath(name).parts
+    return next((facts[end] for at in range(len(parts)) if (end := "/".join(parts[at:])) in facts), ("", ""))
+
+# %% ../nbs/02b_formats.ipynb #0e2110bb
+_HC18_FILES = ["*_Annotation.png", "*/*_Annotation.png", "*/*/*_Annotation.png"]
 
 # %% ../nbs/02b_formats.ipynb #1516b69a
 def read_hc18(
-    folder: str | Path,                  # holds NNN_HC.png and NNN_HC_Annotation.png, here or one level below
+    folder: str | Path,                  # holds NNN_HC.png and NNN_HC_Annotation.png, here or up to two levels below
     *,
     min_area: int = 25,                  # pixels; smaller boxes are specks
     gap: int = 2,                        # breaks in the outline up to this wide are bridged, pixels
     one_object: bool = True,             # HC18 shows exactly one head
     allow_empty: bool = False,           # True: a black annotation is an image without objects
     group_pattern: str = GROUP_PATTERN,  # examination from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "hc18", class "HC"
     "Boxes of HC18 head annotations, filled or outlined."
     root = existing_folder(folder)
     pairs = [
         (path.with_name(path.name.replace("_Annotation.png", ".png")), path)
-        for path in list_files(root, "*_Annotation.png", "*/*_Annotation.png")
+        for path in list_files(root, *_HC18_FILES)
     ]
     if not pairs:
         raise FileNotFoundError(
-            f"{root}: no file ends in _Annotation.png, here or one level below; check the path."
+            f"{root}: no file ends in _Annotation.png, here or up to two levels below; check the path."
         )
-    csvs = list_files(root, "*.csv")
-    sizes = _facts_by_filename(csvs, "pixel size(mm)", root)
-    splits = _facts_by_filename(csvs, "split", root)
+    sizes, splits = _facts_by_filename("pixel size(mm)", root), _facts_by_filename("split", root)
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
     read = map_files(
         lambda pair: read_pair(*pair, root, lambda path: white_mask(path, root), options, allow_empty),
         pairs,
         progress,
         "annotations",
+        problems,
     )
     findings, records = [one for pair in read for one in pair["findings"]], []
     used = {relative_name(path, root) for pair in pairs for path in pair}
     for place in sorted({relative_name(path.parent, root) for path, _ in pairs}):
         findings += unlabelled_images(list_images(root, place), used, root)
+    bare = [PurePosixPath(pair["name"]).name for pair in read]
+    apart = len(set(bare)) < len(bare)   # the same number in two folders is not the same examination
     for pair in read:
-        bare = PurePosixPath(pair["name"]).name
-        split = splits.get(bare, "")
-        for what, known in [("pixel size", sizes), ("split", splits)]:
-            if known and bare not in known:
-                findings.append(
-                    finding("warning", pair["name"], -1, f"no {what} in the CSV", "add a row for it")
-                )
-        size = to_number(sizes[bare], f"pixel size CSV: pixel size of {bare}") if sizes.get(bare) else np.nan
-        records += pair_rows(pair, classname="HC", split=split and split_name(split, f"splits.csv, {bare}"),
-                              group=group_of(bare, group_pattern), pixel_size=size)
+        name, place = pair["name"], str(PurePosixPath(pair["name"]).parent)
+        (size, size_place), (split, split_place) = _fact_of(sizes, name), _fact_of(splits, name)
+        for what, known, cell in [("pixel size", sizes, size), ("split", splits, split)]:
+            if known and not cell:
+                findings.append(finding("warning", name, -1, f"no {what} in the CSV", "add a row for it"))
+        group = group_of(name, group_pattern)
+        records += pair_rows(pair, classname="HC", split=split and split_name(split, split_place),
+                              group=f"{place}/{group}" if apart and group_pattern == GROUP_PATTERN else group,
+                              pixel_size=to_number(size, size_place) if size else np.nan)
     return boxes_table(records, "hc18", findings)
 
 # %% ../nbs/02b_formats.ipynb #f4b41e71
@@ -210,18 +236,16 @@ def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
 
 # %% ../nbs/02b_formats.ipynb #a231c814
 def _voc_image(index: ImageIndex, xml: Path, filename: str, places: list[str]) -> str:
-    "Name of the image of an annotation: the file it names, or the one with the name of the XML."
-    shown = relative_name(xml, index.root)
-    stems = [f"{place}/{xml.stem}{suffix}" for place in places for suffix in sorted(IMAGE_SUFFIXES)]
-    beside = next((name for name in stems if (index.root / name).is_file()), None)
-    if not filename and beside is None:
+    "Name of the image of an annotation: the one with the name of the XML, or else the file that it names."
+    shown, bare = relative_name(xml, index.root), PurePosixPath(filename.replace("\\", "/")).name
+    names = [bare] * (PurePosixPath(bare).stem == xml.stem) + [xml.stem + suffix for suffix in sorted(IMAGE_SUFFIXES)]
+    beside = [one for name in names for place in places
+              if PurePosixPath(one := posixpath.join(place, name)).suffix.lower() in IMAGE_SUFFIXES and index.has(one)]
+    if not filename and not beside:
         raise FileNotFoundError(f"{shown}: its image {xml.stem!r} is missing; add it or remove the annotation.")
-    try:
-        return index.find(filename or beside, shown, places=tuple(places))
-    except FileNotFoundError:
-        if beside is None:
-            raise
-        return index.find(beside, shown)
+    if filename and xml.stem not in (bare, PurePosixPath(bare).stem):
+        inside_folder(index.root, filename, shown)  # raises: only the own image may be named by a path that leaves
+    return index.find(beside[0] if beside else filename, shown, places=tuple(places))
 
 # %% ../nbs/02b_formats.ipynb #7079b363
 def _read_xml(xml: Path, root: Path):
@@ -235,18 +259,23 @@ def _read_xml(xml: Path, root: Path):
         raise ValueError(f"{shown}: not valid XML ({error}); export the annotation again.") from None
 
 # %% ../nbs/02b_formats.ipynb #4496c60a
-def _read_voc_file(xml: Path, index: ImageIndex, places: list[str], one_based: bool) -> dict:
-    "Name, size, objects and findings of one annotation."
-    root, shown = index.root, relative_name(xml, index.root)
+def _read_voc_file(xml: Path, index: ImageIndex, layout: tuple, one_based: bool) -> dict:
+    "Name, size, objects and findings of one annotation. layout: from _voc_layout of its folder."
+    root, shown, (base, below, places) = index.root, relative_name(xml, index.root), layout
     tree = _read_xml(xml, root)
     if tree.tag != "annotation":
         raise ValueError(f"{shown}: the XML holds <{tree.tag}> and not a VOC <annotation>; remove the file.")
-    name = _voc_image(index, xml, (tree.findtext("filename") or "").strip(), places)
+    filename = (tree.findtext("filename") or "").strip()
+    name = _voc_image(index, xml, filename, places)
     height, width = read_image_size(root / name, root=root)
     stated = tuple(tree.findtext(f"size/{side}") for side in ("width", "height"))
     findings = [] if None in stated else _size_finding(name, "XML", stated, (width, height))
-    return {"name": name, "width": width, "height": height, "stem": xml.stem, "folder": folder_split(shown),
-            "objects": _voc_objects(tree, shown, one_based), "findings": findings}
+    said = PurePosixPath(filename.replace("\\", "/")).name
+    if said and PurePosixPath(said).stem != PurePosixPath(name).stem and said != PurePosixPath(name).stem:
+        findings.append(finding("warning", name, -1, f"{shown} names the image {said!r}; the image with the name of "
+                                "the XML is used", "correct <filename> if this is the wrong image"))
+    return {"name": name, "width": width, "height": height, "listed": (base, posixpath.join(below, xml.stem)),
+            "folder": folder_split(shown), "objects": _voc_objects(tree, shown, one_based), "findings": findings}
 
 # %% ../nbs/02b_formats.ipynb #40c4df00
 def _size_finding(name: str, what: str, stated: tuple, true: tuple) -> list[dict]:
@@ -257,68 +286,88 @@ def _size_finding(name: str, what: str, stated: tuple, true: tuple) -> list[dict
                     f"{true[0]}×{true[1]}", "the size of the image is used")]
 
 # %% ../nbs/02b_formats.ipynb #50e8a5fa
-def _voc_splits(root: Path, stems: set[str]) -> dict[str, str]:
-    "stem -> split from ImageSets/Main; trainval counts as train where there is no train.txt."
-    main, splits = root / "ImageSets" / "Main", {}
-    names = {"train": "train", "val": "val", "test": "test"}
-    if not (main / "train.txt").is_file():
-        names["trainval"] = "train"
-    for file, split in names.items():
-        path = main / f"{file}.txt"
-        for line in read_text(path, root).splitlines() if path.is_file() and path.stat().st_size else []:
-            if not line.strip():
-                continue
-            stem = line.split()[0]
-            if stem not in stems:
-                raise FileNotFoundError(
-                    f"{relative_name(path, root)}: {stem} has no annotation; add it or remove the line."
-                )
-            if splits.get(stem, split) != split:
-                raise ValueError(
-                    f"{relative_name(path, root)}: {stem} is also in {splits[stem]}; keep it in one split."
-                )
-            splits[stem] = split
+def _voc_splits(base: str, names: set[str], root: Path) -> dict[str, str]:
+    "Annotation -> split from ImageSets/Main; trainval counts as train where there is no train.txt."
+    lists = {path.stem.lower(): path for path in list_files(root, posixpath.join(base, "ImageSets/Main/*.txt"))}
+    words = {word: split for word, split in SPLIT_NAMES.items() if word in lists}
+    if "train" not in words and "trainval" in lists:
+        words["trainval"] = "train"
+    splits = {}
+    for word, split in words.items():
+        shown = relative_name(lists[word], root)
+        for line in read_text(lists[word], root).splitlines() if lists[word].stat().st_size else []:
+            name = line.strip() if line.strip() in names else next(iter(line.split()), "")  # a number may follow
+            if name and name not in names:
+                raise FileNotFoundError(f"{shown}: {name} has no annotation; add it or remove the line.")
+            if name and splits.setdefault(name, split) != split:
+                raise ValueError(f"{shown}: {name} is also in {splits[name]}; keep it in one split.")
     return splits
 
 # %% ../nbs/02b_formats.ipynb #ea0c40a0
 def read_voc(
-    folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main
+    folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main, or folders that do
     *,
     one_based: bool = False,             # True: xmin ymin count from 1, as in the original VOC
-    group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    group_pattern: str = GROUP_PATTERN,  # exam or patient from the name of the image
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "voc"; boxes of no area are kept
     "Boxes of Pascal VOC XML files."
     root = existing_folder(folder)
     xmls = _voc_files(root)
     if not xmls:
-        raise FileNotFoundError(f"{root}: no XML in Annotations; check the path.")
+        raise FileNotFoundError(f"{root}: no XML in Annotations or beside images; check the path.")
     index = ImageIndex(root)
-    here = list(dict.fromkeys(relative_name(xml.parent, root) for xml in xmls))
-    images = [place for place in ("JPEGImages", "images") if (root / place).is_dir()] or here
-    places = [*images, *here, "."]
-    read = map_files(lambda xml: _read_voc_file(xml, index, places, one_based), xmls, progress, "annotations")
-    splits = _voc_splits(root, {one["stem"] for one in read})
+    layouts = {place: _voc_layout(relative_name(place, root), root) for place in {xml.parent for xml in xmls}}
+    read = map_files(lambda xml: _read_voc_file(xml, index, layouts[xml.parent], one_based), xmls, progress, "annotations",
+                     problems)
+    splits = {base: _voc_splits(base, {posixpath.join(layouts[xml.parent][1], xml.stem) for xml in xmls}, root)
+              for base in sorted({base for base, _, _ in layouts.values()})}
     records = []
     for one in read:
-        base = {"name": one["name"], "width": one["width"], "height": one["height"],
-                "split": splits.get(one["stem"], one["folder"]), "group": group_of(one["name"], group_pattern)}
-        records += [{**base, **row} for row in one["objects"]] or [{**base, "classname": "", "difficult": 0}]
-    findings = [note for one in read for note in one["findings"]]
-    for place in images:
-        findings += unlabelled_images(list_images(root, place), {one["name"] for one in read}, root)
+        base, name = one["listed"]
+        facts = {"name": one["name"], "width": one["width"], "height": one["height"],
+                 "split": splits[base].get(name, one["folder"]), "group": group_of(one["name"], group_pattern)}
+        records += [{**facts, **row} for row in one["objects"]] or [{**facts, "classname": "", "difficult": 0}]
+    findings, used = [note for one in read for note in one["findings"]], {one["name"] for one in read}
+    for place in sorted({str(PurePosixPath(name).parent) for name in used}):
+        findings += unlabelled_images(list_images(root, place), used, root)
     table = boxes_table(records, "voc", findings)
-    return table if table["difficult"].any() else table.drop(columns="difficult")
+    return table if "difficult" in table and table["difficult"].any() else table.drop(columns="difficult", errors="ignore")
 
 # %% ../nbs/02b_formats.ipynb #0aebad5d
 def _voc_files(root: Path) -> list[Path]:
-    "XML files of a VOC folder: in Annotations, in the folder itself, or in a folder per split."
-    splits = [f"{split}/*.xml" for split in SPLIT_NAMES]
-    return list_files(root, "Annotations/*.xml") or list_files(root, "*.xml", *splits)
+    "XML files in folders called Annotations, up to three levels below; or those that lie beside their images."
+    found = list_files(root, "*.xml", "*/*.xml", "*/*/*.xml", "*/*/*/*.xml")
+    named = [path for path in found if set(relative_name(path.parent, root).lower().split("/")) & _VOC_LABELS]
+    return named or [path for path in found if _is_voc(path)]
+
+# %% ../nbs/02b_formats.ipynb #7ccdfa68
+_VOC_LABELS = {"annotations", "annotation", "xmls", "xml"}
+_VOC_IMAGES = {"jpegimages", "images", "image", "imgs", "img", "pngimages"}
+
+# %% ../nbs/02b_formats.ipynb #2e1b0b64
+def _is_voc(path: Path) -> bool:
+    "Whether an XML file begins like an annotation, or has the name of an image beside it."
+    if any(path.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
+        return True
+    with open(path, "rb") as file:
+        return re.search(rb"<annotation[\s>]", file.read(2**12)) is not None
+
+# %% ../nbs/02b_formats.ipynb #0841e184
+def _voc_layout(folder: str, root: Path) -> tuple[str, str, list[str]]:
+    "For a folder of XML files: what holds Annotations, the way from there, and where the images may be."
+    parts = [] if folder == "." else folder.split("/")
+    at = next((at for at, part in enumerate(parts) if part.lower() in _VOC_LABELS), None)
+    base = "/".join(parts if at is None else parts[:at])
+    below = "/".join(part for part in parts[len(parts) if at is None else at :] if part.lower() not in _VOC_LABELS)
+    beside = sorted(one.name for one in (root / base).iterdir() if one.name.lower() in _VOC_IMAGES and one.is_dir())
+    places = [posixpath.join(base, one, *end) for one in beside for end in ([below], [])]
+    return base, below, [place.rstrip("/") for place in [*places, folder if parts else "", base, ""]]
 
 # %% ../nbs/02b_formats.ipynb #f4fe9334
 _SHAPES = {"polygon": (3, None), "rectangle": (2, None), "circle": (2, 2), "line": (2, 2), "linestrip": (2, None),
-           "point": (1, 1), "mask": (2, 2)}  # shape -> (fewest, most) points
+           "point": (1, 1), "mask": (2, 2), "rotation": (4, 4)}  # shape -> (fewest, most) points
 
 # %% ../nbs/02b_formats.ipynb #a93b735f
 def _points(shape: dict, where: str) -> np.ndarray:
@@ -354,7 +403,7 @@ def _shape_row(shape: dict, where: str, size: tuple[int, int], line_width: float
     "Box, class and segmentation of one LabelMe shape."
     points, kind = _points(shape, where), shape.get("shape_type") or "polygon"
     low, high, segmentation, (height, width) = points.min(0), points.max(0), "", size
-    if kind == "polygon":
+    if kind in ("polygon", "rotation"):
         segmentation = json.dumps([points.ravel().tolist()])
     if kind == "mask":
         whole = _shape_mask(shape, points, size, where)
@@ -393,24 +442,29 @@ def _labelme_image(path: Path, record: dict, index: ImageIndex) -> str:
     "Name of the image of a LabelMe file: beside it, or the file itself when the image is inside."
     shown, here = relative_name(path, index.root), relative_name(path.parent, index.root)
     stated = record.get("imagePath")
+    bare = PurePosixPath(str(stated or "").replace("\\", "/")).name
     try:
         if isinstance(stated, str) and stated:
             return index.find(stated, shown, start="" if here == "." else here)
     except FileNotFoundError:
         pass
-    beside = [path.with_suffix(suffix) for suffix in sorted(IMAGE_SUFFIXES) if path.with_suffix(suffix).is_file()]
+    except ValueError:  # a path on another computer may end in the name of the image that lies beside
+        if not (bare and index.has(posixpath.normpath(posixpath.join(here, bare))) or record.get("imageData")):
+            raise
+    names = [bare] * bool(bare) + [path.stem + suffix for suffix in sorted(IMAGE_SUFFIXES)]
+    beside = [one for name in names if index.has(one := posixpath.normpath(posixpath.join(here, name)))]
     if beside:
-        return index.find(relative_name(beside[0], index.root), shown)
+        return index.find(beside[0], shown)
     if record.get("imageData"):
         return shown
     raise FileNotFoundError(f"{shown}: its image {reprlib.repr(stated)} is missing; put it beside the JSON.")
 
 # %% ../nbs/02b_formats.ipynb #0aa93e3c
-def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_size: float) -> dict | None:
-    "Name, size, rows and findings of one LabelMe file; None for a JSON of another kind."
+def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_size: float) -> dict | str:
+    "Name, size, rows and findings of one LabelMe file; the name of the file for a JSON of another kind."
     record, shown = read_json(path, index.root), relative_name(path, index.root)
     if not isinstance(record, dict) or "shapes" not in record:
-        return None
+        return shown
     name = _labelme_image(path, record, index)
     height, width = read_image_size(index.root / name, root=index.root)
     parts = {}
@@ -436,19 +490,21 @@ def read_labelme(
     line_width: float = 10,              # pixels, of lines, as LabelMe draws them
     point_size: float = 5,               # pixels, half the side of a point's box, as LabelMe draws it
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "labelme", with the column segmentation
     "Boxes of LabelMe's JSON files: all shapes, image beside or inside."
     root = existing_folder(folder)
     files, index = list_files(root, "*.json", "*/*.json", "*/*/*.json"), ImageIndex(root)
-    read = map_files(lambda path: _read_labelme_file(path, index, line_width, point_size), files, progress, "labels")
-    others = [relative_name(path, root) for path, one in zip(files, read, strict=True) if one is None]
+    read = map_files(lambda path: _read_labelme_file(path, index, line_width, point_size), files, progress, "labels",
+                     problems)
+    others = [one for one in read if isinstance(one, str)]
     if len(others) == len(files):
         raise FileNotFoundError(f"{root}: no LabelMe JSON (with shapes) is here; check the path.")
     findings = [finding("warning", name, -1, "the JSON has no shapes and is not read", "move it away")
                 for name in others]
     records = []
-    for one in filter(None, read):
+    for one in [one for one in read if isinstance(one, dict)]:
         base = {column: one[column] for column in ("name", "width", "height", "split", "pixel_size")}
         base["group"] = one["group"] or group_of(one["name"], group_pattern)
         records += [{**base, **row} for row in one["rows"]] or [{**base, "classname": "", "segmentation": ""}]
@@ -463,7 +519,7 @@ def _draw_shape(draw, shape: dict, points: np.ndarray, value: int, line_width: f
     "One LabelMe shape painted into a picture of numbers; masks are not drawn but pasted by the caller."
     kind, corners = shape.get("shape_type") or "polygon", [tuple(point) for point in points.tolist()]
     low, high = points.min(0), points.max(0)
-    if kind == "polygon":
+    if kind in ("polygon", "rotation"):
         draw.polygon(corners, fill=value, outline=value)
     elif kind == "rectangle":
         draw.rectangle([*low, *high], fill=value, outline=value)
@@ -619,16 +675,18 @@ def _by_number(records: list, where: str, what: str) -> dict[int, dict]:
     return found
 
 # %% ../nbs/02b_formats.ipynb #a882d75f
-def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tuple, pattern: str, root: Path) -> dict:
+def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tuple, pattern: str, root: Path,
+                 missing: bool) -> dict:
     "id -> facts of each image of a COCO file, without opening images that state their size."
     found, known = {}, {}
     for key, record in records.items():
         where = f"{shown}, image {key}"
         name = _field(record, "file_name", str, where)
-        name = index.find(name, where, places=places) if index else inside_folder(root, name, where, known=known)
+        name = index.find(name, where, places=places, missing=missing) if index else inside_folder(root, name, where, known=known)
         width, height = record.get("width"), record.get("height")
         if type(width) is not int or type(height) is not int or not (0 < width < 2**31 and 0 < height < 2**31):
-            height, width = read_image_size(root / name, root=root) if index else (np.nan, np.nan)
+            known_file = index and not (missing and not (root / name).is_file())
+            height, width = read_image_size(root / name, root=root) if known_file else (np.nan, np.nan)
         size, group = record.get("pixel_size"), record.get("group")
         found[key] = {"name": name, "width": width, "height": height,
                       "group": group if isinstance(group, str) and group else group_of(name, pattern),
@@ -636,17 +694,19 @@ def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tu
     return found
 
 # %% ../nbs/02b_formats.ipynb #1942b877
-def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: str, shapes: bool) -> list[dict]:
+def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: str, shapes: bool, missing: bool) -> list[dict]:
     "Records of one COCO file."
     shown, content = relative_name(path, root), read_json(path, root)
     images, rows = (_field(content, key, list, shown) for key in ("images", "annotations"))
     categories = _by_number(_field(content, "categories", list, shown), shown, "category")
     classes = {key: check_classname(one.get("name"), f"{shown}, category {key}") for key, one in categories.items()}
-    word = re.search(r"(train|validation|valid|val|test)\d*", path.stem.lower())
-    split = SPLIT_NAMES[word[1]] if word else folder_split(shown)
+    word = re.search(r"(?<![a-z])(train|validation|valid|val|test)\d*(?![a-z])", path.stem, re.IGNORECASE)
+    split = SPLIT_NAMES[word[1].lower()] if word else folder_split(shown)
     here = relative_name(path.parent, root)
-    places = (here, "images", *([word[0], f"images/{word[0]}"] if word else [here.replace("annotations", "images")]))
-    facts = _coco_images(_by_number(images, shown, "image"), shown, index, places, pattern, root)
+    base = posixpath.dirname(here) if posixpath.basename(here) == "annotations" else "" if here == "." else here
+    below = ["images", *([word[0], f"images/{word[0]}"] if word else []), f"images/{path.stem.removeprefix('instances_')}", ""]
+    places = (here, *[posixpath.join(base, one) for one in below])
+    facts = _coco_images(_by_number(images, shown, "image"), shown, index, places, pattern, root, missing)
     by_image = {key: [] for key in facts}
     for number, record in enumerate(rows):
         where = f"{shown}, annotation {number}"
@@ -661,7 +721,7 @@ def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: s
 # %% ../nbs/02b_formats.ipynb #e1f1d656
 def _coco_files(root: Path) -> list[Path]:
     "JSON files with images, annotations and categories; of several kinds only instances_*.json."
-    found = [path for path in islice(list_files(root, "*.json", "annotations/*.json", "*/*coco*.json"), 100)
+    found = [path for path in islice(list_files(root, "*.json", "*/*.json", "*/annotations/*.json"), 100)
              if _json_kind(path) == "coco"]
     return [path for path in found if path.name.startswith("instances")] or found
 
@@ -673,6 +733,7 @@ def read_coco(
     resolve: bool = True,                # False: do not look for the images
     shapes: bool = True,                 # False: leave the column segmentation empty (less memory)
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: rows of missing images are kept, for the check to find; None: an error
     progress: bool = False,              # accepted like in the other readers; a file is read at once
 ) -> pd.DataFrame:                       # boxes table, format "coco", with iscrowd and segmentation if there are any
     "Boxes of COCO's JSON files."
@@ -682,11 +743,11 @@ def read_coco(
     if not files:
         raise FileNotFoundError(f"{path}: no COCO JSON (images, annotations, categories) is here; check the path.")
     images = existing_folder(root) if root is not None else folder
-    index = ImageIndex(images) if resolve else None
+    index, missing = ImageIndex(images) if resolve else None, problems is not None
     records, findings = [], []
     for file in files:
         shown = relative_name(file, folder)
-        records += _read_coco_file(file, folder if images == folder else images, index, group_pattern, shapes)
+        records += _read_coco_file(file, folder if images == folder else images, index, group_pattern, shapes, missing)
         crowds = sum(record["iscrowd"] for record in records)
         if crowds:
             findings = [finding("warning", shown, -1, f"{crowds} annotations are crowds (iscrowd 1)",
@@ -709,6 +770,26 @@ def _yolo_names(content: dict, shown: str) -> dict[int, str]:
         check_classname(str(name) if type(name) is int else name, f"{shown}, class {number}")
     return {number: str(name) for number, name in names.items()}
 
+# %% ../nbs/02b_formats.ipynb #68db3737
+def _yolo_points(content: dict, shown: str) -> int:
+    "Numbers of key points that follow the box in each line of a pose data set; 0 when it is none."
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape) or shape[1] > 3:
+        raise ValueError(f"{shown}: kpt_shape is {reprlib.repr(shape)}; write the number of points, and 2 or 3.")
+    return shape[0] * shape[1]
+
+# %% ../nbs/02b_formats.ipynb #61944cbe
+_YOLO_LISTS = ["classes.txt", "labels/classes.txt", "obj.names", "data/obj.names"]
+
+# %% ../nbs/02b_formats.ipynb #86109214
+def _yolo_class_list(root: Path) -> dict[int, str]:
+    "Class numbers and names of a text with one name a line; empty when there is none."
+    path = next((root / place for place in _YOLO_LISTS if (root / place).is_file()), None)
+    lines = read_text(path, root).splitlines() if path else []
+    return {at: check_classname(line, f"{relative_name(path, root)}, line {at + 1}") for at, line in enumerate(lines)}
+
 # %% ../nbs/02b_formats.ipynb #e8785792
 def _read_yaml(path: Path, root: Path) -> dict:
     "A YAML file that holds a mapping of plain values."
@@ -730,6 +811,23 @@ def _yolo_yaml(root: Path) -> Path | None:
     files = sorted(files, key=lambda path: path.name != "data.yaml")
     return next((path for path in files if path.is_file() and re.search(rb"^names\s*:", path.read_bytes(), re.M)), None)
 
+# %% ../nbs/02b_formats.ipynb #4bd78c52
+def _yolo_place(text: str, root: Path, base: str, where: str) -> str:
+    "Path below root: as written, or its longest ending that exists. ValueError when it leaves the folder and none does."
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    try:
+        place, left = inside_folder(root, text, where, start=base), None
+    except ValueError as error:
+        place, left = "", error
+    if not place or not (root / place).exists():
+        ends = [inside_folder(root, "/".join(parts[at:]), where) for at in range(len(parts))
+                if not {part.lower() for part in parts[:at]} & set(SPLIT_NAMES)  # valid/images is not images
+                and (left or set(parts[:at]) <= {"data", root.resolve().name})]
+        place = next((end for end in ends if (root / end).exists()), place)
+    if not place:
+        raise left
+    return place
+
 # %% ../nbs/02b_formats.ipynb #6dbfe98c
 def _yolo_split_images(entry, key: str, shown: str, root: Path, base: str) -> list[str]:
     "Images of one split: entry is a folder, a list of files in a text, or a list of both."
@@ -738,20 +836,13 @@ def _yolo_split_images(entry, key: str, shown: str, root: Path, base: str) -> li
         where = f"{shown}, {key}"
         if not isinstance(one, str):
             raise ValueError(f"{where}: {reprlib.repr(one)} is not a path; name a folder or a list of images.")
-        loose = re.sub(r"^(\.\./)+", "", one)  # Roboflow writes ../train/images for train/images
-        try:
-            place = inside_folder(root, one, where, start=base)
-            place = place if (root / place).exists() else inside_folder(root, loose, where)
-        except ValueError:
-            if loose == one or not (root / loose).exists():
-                raise
-            place = inside_folder(root, loose, where)
+        place = _yolo_place(one, root, base, where)
         if (root / place).is_dir():
             found += [relative_name(path, root) for path in list_files(root, f"{place}/**/*")
                       if path.suffix.lower() in IMAGE_SUFFIXES]
         elif (root / place).is_file():
             lines = [line.strip() for line in read_text(root / place, root).splitlines()]
-            found += [inside_folder(root, line, f"{place}, line {at}") for at, line in enumerate(lines, 1) if line]
+            found += [_yolo_place(line, root, "", f"{place}, line {at}") for at, line in enumerate(lines, 1) if line]
         else:
             raise FileNotFoundError(f"{where}: {place} is not below the folder; correct the path.")
     return found
@@ -765,51 +856,78 @@ def _yolo_label(name: str) -> str:
         parts[at[-1]] = "labels"
     return "/".join(parts)
 
+# %% ../nbs/02b_formats.ipynb #f7ca5f40
+def _yolo_text(name: str, root: Path) -> str:
+    "The text file that an image has: in labels, or beside the image; the first when there is neither."
+    beside = PurePosixPath(name).with_suffix(".txt").as_posix()
+    return beside if not (root / _yolo_label(name)).exists() and (root / beside).exists() else _yolo_label(name)
+
 # %% ../nbs/02b_formats.ipynb #ff3a844b
-def _yolo_row(line: str, where: str, width: int, height: int, names: dict) -> dict:
-    "Box, class and perhaps polygon or score of one line."
+def _yolo_row(line: str, where: str, width: int, height: int, names: dict, points: int) -> dict:
+    "Box, class and perhaps polygon or score of one line. points: numbers that follow the box in poses, 0 when not known."
     words = line.split()
     values = [to_number(word, f"{where}: a value") for word in words]
-    if len(values) < 5 or (len(values) > 6 and len(values) % 2 == 0):
-        raise ValueError(f"{where}: {len(values)} values; write class, centre x and y, width and height.")
+    more = len(values) - 5
+    pose = more > 0 and (more == points if points else more % 3 == 0 and set(values[7::3]) <= {0, 1, 2}
+                         and (more % 2 == 1 or 2 in values[7::3]))
+    if more < 0 or not pose and (points and more or more > 1 and more % 2):
+        meant = f"class, box and {points} numbers of key points" if points else "class, centre x and y, width and height"
+        raise ValueError(f"{where}: {len(values)} values; write {meant}.")
     if names and values[0] not in names or values[0] != int(values[0]) or values[0] < 0:
         raise ValueError(f"{where}: the class {words[0]} is not in the list of names; add it or correct the line.")
-    if max(map(abs, values[1:])) > 2:
+    if max(map(abs, values[1 : 5 if pose or more == 1 else None])) > 2:
         raise ValueError(f"{where}: these are no fractions of the image; divide by its width and height.")
-    row = {"classname": names.get(int(values[0]), str(int(values[0])))}
-    if len(values) > 6:
+    row = {"classname": names.get(int(values[0]), str(int(values[0]))), "pose": pose}
+    if more > 1 and not pose:
         xs, ys = np.round(np.array(values[1::2]) * width, 6), np.round(np.array(values[2::2]) * height, 6)
         row["segmentation"] = json.dumps([np.stack([xs, ys], 1).ravel().tolist()])
         return {**row, "x1": xs.min(), "x2": xs.max(), "y1": ys.min(), "y2": ys.max()}
-    if len(values) == 6:
+    if more == 1 and not pose:
         row["score"] = values[5]
     x, y, w, h = values[1:5]
     return {**row, "x1": round((x - w / 2) * width, 6), "x2": round((x + w / 2) * width, 6),
             "y1": round((y - h / 2) * height, 6), "y2": round((y + h / 2) * height, 6)}
 
 # %% ../nbs/02b_formats.ipynb #4dc84d93
-def _read_yolo_file(name: str, root: Path, names: dict, split: str, pattern: str) -> list[dict]:
-    "Records of one image, and whether it has a text file."
+def _read_yolo_file(name: str, root: Path, names: dict, points: int, split: str, pattern: str) -> dict:
+    "Records of one image, whether it has a text file, and how many of its lines are poses."
     height, width = read_image_size(root / name, root=root)
     base = {"name": name, "width": width, "height": height, "split": split, "group": group_of(name, pattern)}
-    label = root / inside_folder(root, _yolo_label(name), name)
+    label = root / inside_folder(root, _yolo_text(name, root), name)
     text = read_text(label, root) if label.exists() and not (label.is_file() and not label.stat().st_size) else ""
-    rows = [_yolo_row(line, f"{relative_name(label, root)}, line {at}", width, height, names)
+    rows = [_yolo_row(line, f"{relative_name(label, root)}, line {at}", width, height, names, points)
             for at, line in enumerate(text.splitlines(), 1) if line.strip()]
-    return [{**base, **row} for row in rows] or [{**base, "classname": ""}]
+    return {"rows": [{**base, **row} for row in rows] or [{**base, "classname": "", "pose": False}], "labelled": label.exists()}
 
-# %% ../nbs/02b_formats.ipynb #1374bc7a
-def _yolo_images(root: Path, content: dict, shown: str) -> dict[str, str]:
-    "Image -> split, from data.yaml or from the folders. FileNotFoundError for labels without an image."
+# %% ../nbs/02b_formats.ipynb #9d2d6561
+def _yolo_splits(root: Path, content: dict, shown: str) -> tuple[dict[str, str], list[dict]]:
+    "Image -> split of data.yaml, and findings; a split that is not there is an error only when no other is."
     base = content.get("path")
     if not isinstance(base, str) or os.path.isabs(base) or ".." in base or not (root / base).is_dir():
         base = ""  # the path of another computer: the splits start from the folder that is read
-    splits = {}
-    for key in [key for key in ("train", "val", "test") if content.get(key)]:
-        for name in _yolo_split_images(content[key], key, shown, root, base):
-            splits.setdefault(name, key)
+    splits, findings, missing = {}, [], None
+    for key in [key for key in SPLIT_NAMES if content.get(key)]:
+        try:
+            names = _yolo_split_images(content[key], key, shown, root, base)
+        except (FileNotFoundError, ValueError) as error:
+            missing = missing or error
+            findings.append(finding("warning", shown, -1, f"the images of {key} ({content[key]}) are not below the folder",
+                                    "add them, or remove the line"))
+            continue
+        twice = [name for name in names if splits.setdefault(name, SPLIT_NAMES[key]) != SPLIT_NAMES[key]]
+        if twice:
+            findings.append(finding("warning", twice[0], -1, f"{len(twice)} images of {key} are also in {splits[twice[0]]}, "
+                                    "and count there", f"remove them from {key}"))
+    if missing and not splits:
+        raise missing
+    return splits, findings
+
+# %% ../nbs/02b_formats.ipynb #1374bc7a
+def _yolo_images(root: Path, content: dict, shown: str) -> tuple[dict[str, str], list[dict]]:
+    "Image -> split, from data.yaml or from the folders, and findings. FileNotFoundError for labels without an image."
+    splits, findings = _yolo_splits(root, content, shown)
     if not splits:
-        images = list_files(root, "images/**/*", "*/images/**/*") or list_files(root, "*")
+        images = list_files(root, "images/**/*", "*/images/**/*") or list_files(root, "*", "*/*", "*/*/*")
         found = [relative_name(path, root) for path in images if path.suffix.lower() in IMAGE_SUFFIXES]
         splits = {name: folder_split(name) for name in found}
     labels = {relative_name(path, root) for path in list_files(root, "labels/**/*.txt", "*/labels/**/*.txt")}
@@ -818,34 +936,40 @@ def _yolo_images(root: Path, content: dict, shown: str) -> dict[str, str]:
         raise FileNotFoundError(f"{orphans[0]}: its image is missing; add it or remove the labels.")
     if not splits:
         raise FileNotFoundError(f"{root}: no images are here; check the path.")
-    return splits
+    return splits, findings
 
 # %% ../nbs/02b_formats.ipynb #6d1a3432
 def read_yolo(
     folder: str | Path,                  # holds images, labels and perhaps data.yaml or classes.txt
     *,
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "yolo"; segmentation or score when lines have them
     "Boxes of YOLO's text files; corners are rounded to a millionth of a pixel."
     root = existing_folder(folder)
     config = _yolo_yaml(root)
     content = _read_yaml(config, root) if config else {}
-    names = _yolo_names(content, relative_name(config, root)) if config else {}
-    lists = [root / place for place in ("classes.txt", "labels/classes.txt") if (root / place).is_file()]
-    if lists and not names:
-        lines = enumerate(read_text(lists[0], root).splitlines())
-        names = {at: check_classname(line, f"{lists[0].name}, line {at + 1}") for at, line in lines}
-    splits = _yolo_images(root, content, relative_name(config, root) if config else "")
-    read = map_files(lambda name: _read_yolo_file(name, root, names, splits[name], group_pattern),
-                     sorted(splits), progress, "labels")
-    bare = sum(not (root / _yolo_label(name)).exists() for name in splits)
-    findings = [finding("warning", sorted(splits)[0], -1, f"{bare} images have no label file and count as images "
-                        "without objects", "add an empty text file where that is right")] if bare else []
+    shown = relative_name(config, root) if config else ""
+    names, points = _yolo_names(content, shown) if config else {}, _yolo_points(content, shown)
+    if not config:
+        names = _yolo_class_list(root)
+        content = {word: f"{word}.txt" for word in SPLIT_NAMES if (root / f"{word}.txt").is_file()}
+    splits, findings = _yolo_images(root, content, shown)
+    read = map_files(lambda name: _read_yolo_file(name, root, names, points, splits[name], group_pattern),
+                     sorted(splits), progress, "labels", problems)
+    rows = [row for one in read for row in one["rows"]]
+    findings += _counted(sum(not one["labelled"] for one in read), "images have no label file and count as images without "
+                         "objects", "add an empty text file where that is right")
+    findings += _counted(sum(row.pop("pose") for row in rows), "lines have key points, of which only the box is read",
+                         "keep the text files")
+    if any(row.get("score", 0) > 1 for row in rows):
+        findings += _counted(sum(row.pop("score", None) is not None for row in rows), "lines end in the number of a track, "
+                             "which is not read", "keep the text files")
     if not names:
         findings.append(finding("warning", "", -1, "there is no list of class names; the classes are numbers",
                                 "write data.yaml with names, or classes.txt"))
-    return boxes_table([row for rows in read for row in rows], "yolo", findings)
+    return boxes_table(rows, "yolo", findings)
 
 # %% ../nbs/02b_formats.ipynb #d4f6f71e
 def _solo_values(capture: dict, kind: str) -> dict | None:
@@ -887,7 +1011,7 @@ def _solo_boxes(one: dict, instances: dict, where: str) -> list[dict]:
     return rows
 
 # %% ../nbs/02b_formats.ipynb #fe94b026
-def _read_solo_frame(path: Path, root: Path) -> tuple[list[dict], list[dict]]:
+def _read_solo_frame(path: Path, root: Path, pattern: str) -> tuple[list[dict], list[dict]]:
     "Records and findings of one frame."
     shown, folder, records, findings = relative_name(path, root), relative_name(path.parent, root), [], []
     for number, capture in enumerate(_field(read_json(path, root), "captures", list, shown)):
@@ -900,7 +1024,9 @@ def _read_solo_frame(path: Path, root: Path) -> tuple[list[dict], list[dict]]:
         stated = capture.get("dimension")
         if isinstance(stated, list) and len(stated) == 2:
             findings += _size_finding(name, "frame", [f"{to_number(v, where):g}" for v in stated], (width, height))
-        base = {"name": name, "width": width, "height": height, "group": folder, "split": folder_split(shown)}
+        group = group_of(name, pattern)
+        base = {"name": name, "width": width, "height": height, "split": folder_split(shown),
+                "group": folder if group == str(PurePosixPath(name).with_suffix("")) else group}
         records += [{**base, **row} for row in rows] or [{**base, "classname": "", "segmentation": ""}]
     return records, findings
 
@@ -908,14 +1034,16 @@ def _read_solo_frame(path: Path, root: Path) -> tuple[list[dict], list[dict]]:
 def read_solo(
     folder: str | Path,                  # holds sequence.N/stepM.frame_data.json, here or one level below
     *,
+    group_pattern: str = GROUP_PATTERN,  # group from the path of the image; where it does not match, the sequence
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "solo", with the column segmentation
-    "Boxes of a SOLO folder of Unity Perception; the sequence is the group."
+    "Boxes of a SOLO folder of Unity Perception."
     root = existing_folder(folder)
     frames = list_files(root, "sequence.*/step*.frame_data.json", "*/sequence.*/step*.frame_data.json")
     if not frames:
         raise FileNotFoundError(f"{root}: no sequence.N/stepM.frame_data.json is here; check the path.")
-    read = map_files(lambda path: _read_solo_frame(path, root), frames, progress, "frames")
+    read = map_files(lambda path: _read_solo_frame(path, root, group_pattern), frames, progress, "frames", problems)
     return boxes_table([row for rows, _ in read for row in rows], "solo", [one for _, notes in read for one in notes])
 
 # %% ../nbs/02b_formats.ipynb #b38d8caa
@@ -951,17 +1079,21 @@ def _has_labelme(root: Path) -> bool:
 
 # %% ../nbs/02b_formats.ipynb #ed2b295d
 def _has_yolo(root: Path) -> bool:
-    "Whether there is a YAML file with names, or text files in labels."
-    return bool(_yolo_yaml(root)) or _has("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")(root)
+    "Whether there is a YAML file with names, text files in labels, or a list of classes and texts beside images."
+    if _yolo_yaml(root) or _has("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")(root):
+        return True
+    lists = any((root / place).is_file() for place in _YOLO_LISTS)
+    texts = islice((path for pattern in ("*.txt", "*/*.txt", "*/*/*.txt") for path in root.glob(pattern)), 100) if lists else ()
+    return any(path.with_suffix(suffix).is_file() for path in texts for suffix in IMAGE_SUFFIXES)
 
 # %% ../nbs/02b_formats.ipynb #8d0e3bf3
 FORMATS = {  # name -> (what is looked for, test on the folder, reader); the first test that succeeds wins
-    "hc18": ("*_Annotation.png", _has("*_Annotation.png", "*/*_Annotation.png"), read_hc18),
+    "hc18": ("*_Annotation.png", _has(*_HC18_FILES), read_hc18),
     "color": ("<class>/<split>/label", _has("*/*/label/*"), read_color_labels),
-    "voc": ("Annotations/*.xml", lambda root: bool(_voc_files(root)), read_voc),
-    "coco": ("*.json or annotations/*.json with categories", lambda root: bool(_coco_files(root)), read_coco),
+    "voc": ("Annotations/*.xml, or *.xml beside the images", lambda root: bool(_voc_files(root)), read_voc),
+    "coco": ("*.json, here or one level below, with categories", lambda root: bool(_coco_files(root)), read_coco),
     "labelme": ("*.json with shapes", _has_labelme, read_labelme),
-    "yolo": ("data.yaml with names, or labels/*.txt", _has_yolo, read_yolo),
+    "yolo": ("data.yaml with names, labels/*.txt, or classes.txt and texts beside the images", _has_yolo, read_yolo),
     "solo": ("sequence.N/stepM.frame_data.json",
              _has("sequence.*/step*.frame_data.json", "*/sequence.*/step*.frame_data.json"), read_solo),
     "mask": ("<class>/<split>/mask", _has("*/*/mask/*"), read_masks),
@@ -1002,17 +1134,24 @@ def read_boxes(
     folder: str | Path,       # folder of images and labels, or a CSV
     *,
     format: str = "auto",     # a key of FORMATS, or "auto"
+    skip_broken: bool = False,  # True: broken label files are left out, each with a finding; False: the first is raised
     progress: bool = False,   # show a bar
     **options,                # passed on to the reader: min_area, one_object, group_pattern, …
 ) -> pd.DataFrame:            # boxes table; attrs: format (which reader), findings, and perhaps also (passed over)
     "Boxes of a labelled folder of any known format."
+    try:
+        re.compile(options.get("group_pattern", ""))
+    except re.error as error:
+        raise ValueError(f"group_pattern {options['group_pattern']!r} is not a regular expression ({error}); correct it.") from None
     if format != "auto" and format not in FORMATS:
         raise ValueError(f"format {format!r} is not known; choose one of auto, {', '.join(FORMATS)}.")
     also = []
     if format == "auto":
         format = detect_format(folder)
         also = find_formats(folder)[1:]
-    table = FORMATS[format][2](folder, progress=progress, **options)
+    problems = [] if skip_broken else None
+    table = FORMATS[format][2](folder, progress=progress, problems=problems, **options)
+    table.attrs["findings"] = table.attrs["findings"] + (problems or [])
     return _with_attrs(table, also=also) if also else table
 
 # %% ../nbs/02b_formats.ipynb #92bea627
@@ -1063,11 +1202,13 @@ def _images_of(table: pd.DataFrame, root: Path, open_images: bool) -> list[dict]
             check_classname(row.classname, where)
         if row.name not in images:
             inside_folder(root, row.name, where, known=known)
-            size = [row.height, row.width]
-            if open_images and not all(side == side for side in size):
+            size = stated = (row.height, row.width)
+            unknown = any(side != side for side in stated)
+            if open_images and (unknown or (root / row.name).is_file()):
                 size = read_image_size(root / row.name, root=root)
             images[row.name] = {"name": row.name, "height": size[0], "width": size[1], "split": row.split,
-                                "group": row.group, "pixel_size": row.pixel_size, "rows": []}
+                                "group": row.group, "pixel_size": row.pixel_size, "rows": [],
+                                "lies": size != stated and not unknown}
         if images[row.name]["split"] != row.split:
             raise ValueError(f"{where}: the image is in two splits; keep it in one.")
         if row.split not in ("", "train", "val", "test"):
@@ -1075,6 +1216,11 @@ def _images_of(table: pd.DataFrame, root: Path, open_images: bool) -> list[dict]
         if row.classname:
             images[row.name]["rows"].append(row._asdict())
     return list(images.values())
+
+# %% ../nbs/02b_formats.ipynb #6ee95977
+def _suffix_of(data: bytes) -> str:
+    "Ending of the name of an image that was inside a LabelMe file."
+    return ".png" if data[:4] == b"\x89PNG" else ".jpg"
 
 # %% ../nbs/02b_formats.ipynb #4d4f2e42
 def _place_images(images: list[dict], root: Path, folder: str, by_split: bool, copy_to: Path | None) -> None:
@@ -1087,7 +1233,7 @@ def _place_images(images: list[dict], root: Path, folder: str, by_split: bool, c
         path = PurePosixPath(one["name"])
         data = image_bytes(root / path, root) if path.suffix.lower() == ".json" else None
         if data is not None:  # the image is inside a LabelMe file
-            path = path.with_suffix(".png" if data[:4] == b"\x89PNG" else ".jpg")
+            path = path.with_suffix(_suffix_of(data))
         alone = len(stems[path.stem.casefold()]) == 1
         name = path.name if alone else path.as_posix().replace("/", "__")
         place = "/".join(part for part in (folder, one["split"] if by_split else "", name) if part)
@@ -1166,11 +1312,6 @@ def _write_coco(images: list[dict], classes: list[str], place: Path, table: pd.D
         _dump(content, place / "annotations" / f"instances{'_' if split else ''}{split}.json")
     return _counted(changed, "boxes change in the last bit, because COCO stores widths") + _counted(
         kept, "references to mask images are not written", "read the masks from the first folder")
-
-# %% ../nbs/02b_formats.ipynb #78f79966
-def _counted(count: int, problem: str, fix: str = "keep the CSV beside it") -> list[dict]:
-    "A finding about a number of rows, or none when the number is 0."
-    return [finding("warning", "", -1, f"{count} {problem}", fix)] if count else []
 
 # %% ../nbs/02b_formats.ipynb #b8393b83
 def _write_voc(images: list[dict], classes: list[str], place: Path, table: pd.DataFrame) -> list[dict]:
@@ -1274,7 +1415,7 @@ def write_boxes(
     out: str | Path,                  # new folder; with format csv also a file that ends in .csv
     format: str = "csv",              # a key of WRITERS
     *,
-    copy_images: bool | None = None,  # None: yolo, voc and labelme copy the images, csv and coco do not
+    copy_images: bool | None = None,  # None: yolo, voc, labelme do; coco when images are inside LabelMe files; csv does not
 ) -> list[dict]:                      # findings: what the format cannot hold
     "Write a table for another tool; whole or not at all. ValueError names a row that is no whole box."
     if format not in WRITERS:
@@ -1284,22 +1425,33 @@ def write_boxes(
         return []
     write, held, folder, by_split = WRITERS[format]
     root, table = existing_folder(root), boxes_table(table.copy(), findings=())
-    copy = folder is not None if copy_images is None else copy_images
+    inside = format == "coco" and table["name"].str.endswith(".json").any()
+    copy = folder is not None or inside if copy_images is None else copy_images
     images = _images_of(table, root, open_images=folder is not None)
     classes = sorted(set(table["classname"]) - {""})
     with _new_folder(out) as place:
         if folder is not None:
             _place_images(images, root, folder, by_split, place if copy else None)
         elif copy:
+            before = [one["name"] for one in images]
             _copy_in_place(images, root, place)
+            table["name"] = table["name"].map(dict(zip(before, [one["name"] for one in images], strict=True)))
         findings = write(images, classes, place, table)
+    findings += _counted(sum(one["lies"] for one in images), "images have another size than the table states; theirs is "
+                         "written", "check the boxes of these images")
     return findings + (_lost_columns(table, format, held) if held is not None else [])
 
 # %% ../nbs/02b_formats.ipynb #c3a665b9
 def _copy_in_place(images: list[dict], root: Path, place: Path) -> None:
-    "Copies of the images under their own names."
+    "Copies of the images under their own names; those inside LabelMe files become images."
     for one in images:
         if not (root / one["name"]).is_file():
             raise FileNotFoundError(f"{one['name']}: the image is missing; add it or remove its rows.")
-        (place / one["name"]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / one["name"], place / one["name"])
+        data = image_bytes(root / one["name"], root) if one["name"].endswith(".json") else None
+        target = one["name"] if data is None else PurePosixPath(one["name"]).with_suffix(_suffix_of(data)).as_posix()
+        (place / target).parent.mkdir(parents=True, exist_ok=True)
+        if data is None:
+            shutil.copyfile(root / one["name"], place / target)
+        else:
+            (place / target).write_bytes(data)
+        one["name"] = target

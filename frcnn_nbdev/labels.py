@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['BOX_COLUMNS', 'EXTRA_COLUMNS', 'NUMBER_COLUMNS', 'MAX_COORDINATE', 'SPLIT_NAMES', 'IMAGE_SUFFIXES', 'MAX_PIXELS',
-           'COLOR_RANGES', 'GROUP_PATTERN', 'ID_FOLDERS', 'image_header', 'relative_name', 'read_file', 'read_text',
-           'check_image', 'image_bytes', 'read_image', 'read_image_size', 'color_mask', 'mask_contours',
-           'mask_to_boxes', 'group_of', 'boxes_table', 'finding', 'map_files', 'folder_split', 'existing_folder',
-           'inside_folder', 'list_files', 'list_images', 'ImageIndex', 'check_classname', 'unlabelled_images',
-           'mask_objects', 'read_pair', 'pair_rows', 'split_name', 'read_color_labels', 'white_mask', 'read_masks',
-           'read_ids', 'id_boxes', 'id_folders', 'id_pairs', 'read_class_list', 'read_id_masks', 'read_csv_text',
-           'to_number', 'to_numbers', 'read_boxes_csv', 'write_boxes_csv', 'number_text', 'no_area']
+           'COLOR_RANGES', 'GROUP_PATTERN', 'ID_FOLDERS', 'CLASS_LISTS', 'image_header', 'relative_name', 'read_file',
+           'read_text', 'check_image', 'image_bytes', 'read_image', 'read_image_size', 'color_mask', 'mask_contours',
+           'mask_to_boxes', 'group_of', 'boxes_table', 'finding', 'refuse', 'map_files', 'folder_split',
+           'existing_folder', 'inside_folder', 'list_files', 'list_images', 'ImageIndex', 'check_classname',
+           'unlabelled_images', 'mask_objects', 'read_pair', 'pair_rows', 'split_name', 'read_color_labels',
+           'white_mask', 'read_masks', 'read_ids', 'id_boxes', 'id_folders', 'id_pairs', 'read_class_list',
+           'read_id_masks', 'read_csv_text', 'to_number', 'to_numbers', 'read_boxes_csv', 'write_boxes_csv',
+           'number_text', 'no_area']
 
 # %% ../nbs/02_labels.ipynb #cc910af4
 import base64
@@ -28,7 +29,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 # %% ../nbs/02_labels.ipynb #c2d2dc4c
@@ -77,10 +77,11 @@ def relative_name(
     root: Path | None,   # the folder that is read
 ) -> str:                # posix path; relative to root if it lies there
     "The path as tables and messages show it."
-    path = Path(path)
-    if root is not None and path.is_relative_to(root):
-        path = path.relative_to(root)
-    return path.as_posix()
+    name, start = Path(path).as_posix(), "." if root is None else Path(root).as_posix()
+    if name == start:
+        return "."
+    start = start if start.endswith("/") else f"{start}/"
+    return name[len(start) :] if name.startswith(start) else name
 
 # %% ../nbs/02_labels.ipynb #27827c96
 def read_file(
@@ -205,7 +206,8 @@ def mask_contours(
     gap: int = 0,      # breaks up to this many pixels wide are bridged
 ) -> np.ndarray:       # (n, 4) int64, xyxy, x2 y2 exclusive, from left to right
     "One box per outer contour, specks included (S0's rule)."
-    mask = (np.asarray(mask) != 0).view(np.uint8)
+    mask = np.asarray(mask)
+    mask = (mask if mask.dtype == bool else mask != 0).view(np.uint8)
     if not mask.size:
         return np.zeros((0, 4), np.int64)
     if gap > 0:
@@ -236,11 +238,11 @@ GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18:
 # %% ../nbs/02_labels.ipynb #b175ee4a
 def group_of(
     name: str,                      # path or name of an image
-    pattern: str = GROUP_PATTERN,   # the first group that matches is the answer
+    pattern: str = GROUP_PATTERN,   # looked for in the file name, then in the path; its first filled group is the answer
 ) -> str:                           # exam or patient
-    "Exam or patient from the file name; the whole path without suffix when the pattern does not match."
+    "Exam or patient from the name of an image; the whole path without suffix when the pattern does not match."
     path = PurePosixPath(name)
-    match = re.search(pattern, path.name)
+    match = re.search(pattern, path.name) or re.search(pattern, str(path))
     if match is None:
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
@@ -270,13 +272,27 @@ def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
+# %% ../nbs/02_labels.ipynb #bf17d8d7
+def refuse(
+    error: Exception,       # its text: file or place, what is wrong; what to do
+    problems: list | None,  # where findings are gathered, or None
+) -> None:
+    "Raise an error, or note it as a finding where broken files are passed over."
+    if problems is None:
+        raise error
+    place, _, rest = str(error).partition(": ")
+    name, _, where = place.partition(", ")
+    problem, _, fix = rest.rpartition("; ")
+    problems.append(finding("error", name, -1, f"{where}: {problem}" if where else problem or rest, fix.rstrip(".")))
+
 # %% ../nbs/02_labels.ipynb #91592a88
 def map_files(
-    function,        # called with one item
+    function,                      # called with one item
     items: list,
-    progress: bool,  # show a bar
-    what: str,       # word beside the bar
-) -> list:           # results in order
+    progress: bool,                # show a bar
+    what: str,                     # word beside the bar
+    problems: list | None = None,  # a list: findings for the items that fail go there; None: the first is raised
+) -> list:                         # results in order, without the items that failed
     "function(item) for all items, in threads; raises the first error with the number of others."
     def guarded(item):
         try:
@@ -287,11 +303,13 @@ def map_files(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = list(tqdm(pool.map(guarded, items), total=len(items), desc=what, disable=not progress))
     errors = [result for result in results if isinstance(result, Exception)]
-    if errors:
+    if errors and problems is None:
         more = f" ({len(errors) - 1} more files have problems.)" if len(errors) > 1 else ""
         kind = FileNotFoundError if isinstance(errors[0], FileNotFoundError) else ValueError
         raise kind(f"{errors[0]}{more}") from errors[0]
-    return results
+    for error in errors:
+        refuse(error, problems)
+    return [result for result in results if not isinstance(result, Exception)]
 
 # %% ../nbs/02_labels.ipynb #5426ccdc
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
@@ -370,7 +388,7 @@ def list_files(
     for pattern in patterns:
         for path in root.glob(pattern):
             name = relative_name(path, root)
-            if not path.name.startswith("."):  # macOS leaves files like "._a.png"
+            if not any(part.startswith(".") for part in PurePosixPath(name).parts):  # like "._a.png" of macOS, or .idea/
                 found.add(root / inside_folder(root, name, name, known=known))
     return sorted(found)
 
@@ -400,6 +418,13 @@ class ImageIndex:
             for file in files:
                 self._bare.setdefault(file, []).append(posixpath.join("" if start == "." else start, file))
 
+    def has(
+        self,
+        name: str,   # posix path relative to root
+    ) -> bool:
+        "Whether this file is there."
+        return name in self._paths or (self.root / name).is_file()
+
     def find(
         self,
         name: str,                # as the label file writes it
@@ -407,15 +432,18 @@ class ImageIndex:
         *,
         places: tuple = ("",),    # folders below root to look in, in this order
         start: str = "",          # folder that .. in the name counts from
+        missing: bool = False,    # True: the path as written for an image that is nowhere
     ) -> str:                     # posix path relative to root
         "Path of an image. FileNotFoundError when it is nowhere, ValueError when there are two."
         path = inside_folder(self.root, name, where, start=start, known=self._known)
-        below = posixpath.relpath(path, start) if start else path
+        below = posixpath.relpath(path, start) if start not in ("", ".") else path
         tries = [path, *[posixpath.normpath(posixpath.join(place, below)) for place in places]]
-        found = next(([one] for one in tries if one in self._paths or (self.root / one).is_file()), None)
+        found = next(([one] for one in tries if self.has(one)), None)
         found = found or self._bare.get(posixpath.basename(path), [])
+        if not found and missing:
+            return path
         if not found:
-            raise FileNotFoundError(f"{where}: the image {path} is not below the folder; "
+            raise FileNotFoundError(f"{where}: the image {below} is not below the folder; "
                                     "add it or remove its labels.")
         if len(found) > 1:
             raise ValueError(f"{where}: {len(found)} files have the name {path} ({sorted(found)[0]}, "
@@ -534,7 +562,7 @@ def split_name(
 
 # %% ../nbs/02_labels.ipynb #f94ca25d
 def _read_painted(
-    folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool
+    folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool, problems: list | None
 ):
     "The table of a folder <class>/<split>/image with <class>/<split>/<kind> beside it."
     root = existing_folder(folder)
@@ -548,17 +576,18 @@ def _read_painted(
             )
         by_stem = _by_stem(list_images(root, relative_name(labels, root)), root)
         for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
-            if stem not in by_stem:
-                raise FileNotFoundError(f"{relative_name(image, root)}: its label is missing in {where}/{kind}; "
-                                        "add it or remove the image.")
-            pairs.append((image, by_stem.pop(stem)))
+            if stem in by_stem:
+                pairs.append((image, by_stem.pop(stem)))
+            else:
+                refuse(FileNotFoundError(f"{relative_name(image, root)}: its label is missing in {where}/{kind}; "
+                                         "add it or remove the image."), problems)
         for label in by_stem.values():
-            raise FileNotFoundError(f"{relative_name(label, root)}: its image is missing in {where}/image; "
-                                    "add it or remove the label.")
+            refuse(FileNotFoundError(f"{relative_name(label, root)}: its image is missing in {where}/image; "
+                                     "add it or remove the label."), problems)
     if not pairs:
         raise FileNotFoundError(f"{root}: no files in <class>/<split>/{kind}; check the layout.")
     read = map_files(
-        lambda pair: read_pair(*pair, root, to_mask, options, allow_empty), pairs, progress, "labels"
+        lambda pair: read_pair(*pair, root, to_mask, options, allow_empty), pairs, progress, "labels", problems
     )
     facts, records = _image_facts(root), []
     for pair in read:
@@ -580,6 +609,7 @@ def read_color_labels(
     one_object: bool = False,            # True: one box around all contours of a label
     allow_empty: bool = False,           # True: a label without paint is an image without objects
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "color"
     "Boxes of painted label images (S0)."
@@ -592,6 +622,7 @@ def read_color_labels(
         allow_empty,
         group_pattern,
         progress,
+        problems,
     )
     table.attrs["format"] = "color"
     return table
@@ -614,12 +645,13 @@ def read_masks(
     one_object: bool = False,            # True: one box around all contours of a mask
     allow_empty: bool = False,           # True: a black mask is an image without objects
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "mask"
     "Boxes of mask images, white on black."
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
     return _read_painted(folder, "mask", lambda path: white_mask(path, Path(folder)),
-                         options, allow_empty, group_pattern, progress)
+                         options, allow_empty, group_pattern, progress, problems)
 
 # %% ../nbs/02_labels.ipynb #63cf6420
 def read_ids(
@@ -645,22 +677,24 @@ def id_boxes(
     ids: np.ndarray,     # (H, W) int32, 0 is background
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) numbers; (n, 4) int64 boxes, xyxy, x2 y2 exclusive
     "One box around all pixels of each number."
-    if not ids.any():
+    first = np.ones(ids.shape, bool)  # pixels that begin a run: those at the left edge, and those unlike their neighbour
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=first[:, 1:])
+    starts = np.flatnonzero(first)
+    values, lengths = ids.ravel()[starts], np.diff(starts, append=ids.size)
+    there = np.flatnonzero(values)
+    if not len(there):
         return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
-    numbers = np.arange(1, min(ids.max(), 2**16) + 1)
-    if ids.max() > 2**16:  # colours: few numbers of a large range are numbered anew first
-        codes, numbers = pd.factorize(ids.ravel(), sort=True)
-        ids = codes.reshape(ids.shape) + (numbers[0] != 0)
-        numbers = numbers[numbers != 0]
-    places = ndimage.find_objects(ids)
-    there = [at for at, place in enumerate(places) if place is not None]
-    boxes = [(places[at][1].start, places[at][0].start, places[at][1].stop, places[at][0].stop) for at in there]
-    return numbers[there], np.array(boxes, np.int64).reshape(-1, 4)
+    order = there[np.argsort(values[there], kind="stable")]
+    y, x = np.divmod(starts[order], ids.shape[1])
+    at = np.flatnonzero(np.diff(values[order], prepend=0))  # where the runs of the next number begin
+    low = [np.minimum.reduceat(one, at) for one in (x, y)]
+    high = [np.maximum.reduceat(one, at) for one in (x + lengths[order], y + 1)]
+    return values[order[at]].astype(np.int64), np.stack([*low, *high], axis=1)
 
 # %% ../nbs/02_labels.ipynb #e5e94466
 ID_FOLDERS = {  # folder of the images -> folders that may hold their masks
     **dict.fromkeys(["PNGImages", "JPEGImages"], ["PedMasks", "SegmentationObject", "SegmentationClass", "masks"]),
-    **dict.fromkeys(["images", "image", "pic"], ["masks", "mask"]),
+    **dict.fromkeys(["images", "image", "imgs", "pic"], ["masks", "mask"]),
 }
 
 # %% ../nbs/02_labels.ipynb #f437d40c
@@ -676,25 +710,42 @@ def id_folders(
                 found.append((images, masks))
     return found
 
+# %% ../nbs/02_labels.ipynb #a1e4efdb
+CLASS_LISTS = ["classes.txt", "label_names.txt", "class_names.txt"]  # one name a line, as LabelMe's tools write them
+
+# %% ../nbs/02_labels.ipynb #052c5fa3
+def _pairs_in(images: Path, masks: Path, root: Path, problems: list | None) -> list[tuple[Path, Path]]:
+    "Images of one folder with their masks in the other. FileNotFoundError, or a finding, when one has no partner."
+    found = _by_stem(list_images(root, relative_name(masks, root)), root)
+    pairs = []
+    for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
+        mask = found.pop(stem, None) or found.pop(f"{stem}_mask", None)
+        if mask is None:
+            refuse(FileNotFoundError(f"{relative_name(image, root)}: its mask is missing in "
+                                     f"{relative_name(masks, root)}; add it or remove the image."), problems)
+        else:
+            pairs.append((image, mask))
+    for mask in found.values():
+        refuse(FileNotFoundError(f"{relative_name(mask, root)}: its image is missing in "
+                                 f"{relative_name(images, root)}; add it or remove the mask."), problems)
+    return pairs
+
 # %% ../nbs/02_labels.ipynb #93c84657
 def id_pairs(
     root: Path,
+    problems: list | None = None,           # findings for images and masks without a partner go there; None: they are errors
 ) -> list[tuple[Path, Path, Path | None]]:  # image, mask, list of class names or None
-    "Images and masks of numbers: two folders side by side, or LabelMe's exported folders."
+    "Images and masks of numbers: two folders side by side, with equal folders below, or LabelMe's exported folders."
     pairs = []
     for images, masks in id_folders(root):
-        lists = [place / name for place in (images.parent, root) for name in ("classes.txt", "label_names.txt")]
+        lists = [place / name for place in (images.parent, root) for name in CLASS_LISTS]
         names = next((one for one in lists if one.is_file()), None)
-        found = _by_stem(list_images(root, relative_name(masks, root)), root)
-        for stem, image in _by_stem(list_images(root, relative_name(images, root)), root).items():
-            mask = found.pop(stem, None) or found.pop(f"{stem}_mask", None)
-            if mask is None:
-                raise FileNotFoundError(f"{relative_name(image, root)}: its mask is missing in "
-                                        f"{relative_name(masks, root)}; add it or remove the image.")
-            pairs.append((image, mask, names))
-        for mask in found.values():
-            raise FileNotFoundError(f"{relative_name(mask, root)}: its image is missing in "
-                                    f"{relative_name(images, root)}; add it or remove the mask.")
+        if masks.name == "SegmentationObject" and not masks.with_name("SegmentationClass").is_dir():
+            names = None  # numbers of objects alone have no class
+        inside = sorted({path.relative_to(images) for path in (images, *list_files(root, f"{relative_name(images, root)}/*/"))
+                         if path.is_dir() and (masks / path.relative_to(images)).is_dir()})
+        for place in inside:
+            pairs += [(image, mask, names) for image, mask in _pairs_in(images / place, masks / place, root, problems)]
     for label in list_files(root, "*_json/label.png", "*/*_json/label.png", "*/*/*_json/label.png"):
         pairs.append((label.with_name("img.png"), label, label.with_name("label_names.txt")))
     return pairs
@@ -720,7 +771,8 @@ def _id_objects(
         return numbers[numbers != 255], boxes[numbers != 255]
     if not patches and numbers.tolist() != [255] or not len(numbers):
         return numbers, boxes
-    found = [mask_contours(ids == number) for number in numbers]  # a lone 255 is white on black
+    found = [mask_contours(ids[y1:y2, x1:x2] == number) + (x1, y1, x1, y1)  # a lone 255 is white on black
+             for number, (x1, y1, x2, y2) in zip(numbers, boxes.tolist(), strict=True)]
     return np.repeat(numbers, [len(one) for one in found]), np.concatenate(found)
 
 # %% ../nbs/02_labels.ipynb #18e7f1b5
@@ -728,16 +780,20 @@ def _numbered_objects(
     ids: np.ndarray, mask: Path, root: Path, classes: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     "Number, number of the class and box of each object, and the name of the mask in which the number stands."
-    objects = mask.with_name("label_instance.png")
-    if mask.name != "label.png" or not objects.is_file():
+    by_object = mask.with_name("label_instance.png") if mask.name == "label.png" else mask
+    by_class = mask.parent.with_name("SegmentationClass") / mask.name if mask.parent.name == "SegmentationObject" else mask
+    if by_object == by_class or not (classes and by_object.is_file() and by_class.is_file()):
         numbers, boxes = _id_objects(ids, classes)
         return numbers, numbers, boxes, relative_name(mask, root)
-    numbered, shown = read_ids(objects, root=root), relative_name(objects, root)
-    if numbered.shape != ids.shape:
-        raise ValueError(f"{shown}: its size is not that of {mask.name}; export both again.")
-    numbers, boxes = id_boxes(numbered)
-    kinds = [np.bincount(ids[numbered == number]).argmax() for number in numbers]
-    return numbers, np.array(kinds, np.int64), boxes, shown
+    numbered = ids if by_object == mask else read_ids(by_object, root=root)
+    kind_of = ids if by_class == mask else read_ids(by_class, root=root)
+    if numbered.shape != kind_of.shape:
+        raise ValueError(f"{relative_name(by_object, root)}: its size is not that of {relative_name(by_class, root)}; "
+                         "export both again.")
+    numbers, boxes = _id_objects(numbered, patches=False)
+    counts = [np.unique(kind_of[numbered == number], return_counts=True) for number in numbers]
+    kinds = [values[count.argmax()] for values, count in counts]
+    return numbers, np.array(kinds, np.int64), boxes, relative_name(by_object, root)
 
 # %% ../nbs/02_labels.ipynb #960adb03
 def _read_ids_pair(image: Path, mask: Path, root: Path, names: dict | None, classname: str, min_area: int) -> dict:
@@ -772,16 +828,17 @@ def read_id_masks(
     classname: str = "object",           # of all objects, when there is no list of classes
     min_area: int = 25,                  # pixels; smaller boxes are specks
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "ids", with the column segmentation
     "Boxes of masks whose values number the objects, or with a list of names the classes; 255 is no class."
     root = existing_folder(folder)
-    pairs = id_pairs(root)
+    pairs = id_pairs(root, problems)
     if not pairs:
         raise FileNotFoundError(f"{root}: no folders of images and masks side by side; check the path.")
     lists = {path: read_class_list(path, root) for path in {names for _, _, names in pairs if names}}
     read = map_files(lambda pair: _read_ids_pair(*pair[:2], root, lists.get(pair[2]), classname, min_area),
-                     pairs, progress, "masks")
+                     pairs, progress, "masks", problems)
     records = []
     for one in read:
         base = {"name": one["name"], "width": one["width"], "height": one["height"],
@@ -789,6 +846,13 @@ def read_id_masks(
                 "group": group_of(one["name"].replace("_json/img.png", ""), group_pattern)}
         records += [{**base, **row} for row in one["rows"]] or [{**base, "classname": "", "segmentation": ""}]
     return boxes_table(records, "ids", [note for one in read for note in one["findings"]])
+
+# %% ../nbs/02_labels.ipynb #fc112e58
+def _column_names(columns: list[str], required: list[str]) -> list[str]:
+    "The header with the required columns under their own names, when others write them in capitals or as TensorFlow does."
+    known = {"filename": "name", "class": "classname", "xmin": "x1", "xmax": "x2", "ymin": "y1", "ymax": "y2"}
+    names = [known.get(column.lower(), column.lower()) for column in columns]
+    return [name if name in required and name not in columns else column for name, column in zip(names, columns, strict=True)]
 
 # %% ../nbs/02_labels.ipynb #69281242
 def read_csv_text(
@@ -810,15 +874,17 @@ def read_csv_text(
         raise ValueError(
             f"{shown}: not a table ({str(error).strip()}); give every row the same columns."
         ) from None
-    table.columns = [str(column).strip() for column in table.columns]
+    table.columns = _column_names([str(column).strip() for column in table.columns], required)
     missing = [column for column in required if column not in table]
     if missing:
         raise ValueError(
             f"{shown}: the column {missing[0]!r} is missing; the header must be {' '.join(required)}."
         )
+    columns = _column_names(columns, required)
     for column in columns:
         if columns.count(column) > 1:
             raise ValueError(f"{shown}: the column {column!r} is there twice; keep one.")
+    table.attrs["separator"] = separator
     return table.astype(object).fillna("")
 
 # %% ../nbs/02_labels.ipynb #f159a03e
@@ -861,6 +927,8 @@ def _read_one_csv(path: Path, split: str, root: Path | None) -> pd.DataFrame:
     shown = relative_name(path, root)
     table = read_csv_text(path, BOX_COLUMNS, root)
     for column in [column for column in NUMBER_COLUMNS if column in table]:
+        if table.attrs["separator"] == ";":  # where a comma begins the fraction, Excel separates with semicolons
+            table[column] = table[column].str.replace(",", ".", regex=False)
         table[column] = to_numbers(table[column], column, shown)
     for column in {"width", "height"} & set(table):
         if table[column].notna().all():
@@ -882,6 +950,7 @@ def read_boxes_csv(
     root: str | Path | None = None,      # folder of the images; default: the folder of the CSV
     resolve: bool = True,                # False: keep the names and do not look for the images (predictions)
     group_pattern: str = GROUP_PATTERN,  # exam or patient from the file name
+    problems: list | None = None,        # a list: rows of missing images are kept, for the check to find; None: an error
     progress: bool = False,              # accepted like in the other readers; a CSV is read at once
 ) -> pd.DataFrame:                       # boxes table, format "csv"; score and other columns are kept
     "Boxes of a CSV with the columns name x1 x2 y1 y2 classname, and any others."
@@ -902,7 +971,7 @@ def read_boxes_csv(
         shown = relative_name(file, folder) if path.is_dir() else str(file)
         tables.append(_read_one_csv(file, split, folder if path.is_dir() else None))
         first = tables[-1]["name"].drop_duplicates()
-        places = {name: (index.find(name, f"{shown}, row {row + 1}") if resolve else
+        places = {name: (index.find(name, f"{shown}, row {row + 1}", missing=problems is not None) if resolve else
                          inside_folder(root, name, f"{shown}, row {row + 1}")) for row, name in first.items()}
         tables[-1]["name"] = tables[-1]["name"].map(places)
     table = pd.concat(tables, ignore_index=True)

@@ -254,7 +254,9 @@ def open_data(
     progress: bool = True,
 ) -> DetectionData:
     "The checked data of the folder that the parameter `data` names."
-    data = load_boxes(data_folder(run, progress=progress), strict=strict, seed=run.params["seed"], progress=progress)
+    pattern = run.params.get("group_pattern")
+    data = load_boxes(data_folder(run, progress=progress), strict=strict, seed=run.params["seed"], progress=progress,
+                      **({"group_pattern": pattern} if pattern else {}))
     facts = json.loads((run.folder / "environment.json").read_text())
     facts["data"] = {"format": data.format, "classes": list(data.classes), "rows": len(data.table),
                      "fingerprint": sha256(data.table.to_csv(index=False).encode()).hexdigest()[:16]}

@@ -27,7 +27,7 @@ def spoiled(tmp_path_factory) -> Path:
     rows[3], rows[4] = "2.png,5,900,5,60,AC", "3.png,5,5,5,60,AC"
     (folder / "boxes.csv").write_text("\n".join(rows))
     (folder / "7.png").write_bytes(b"")
-    return reports.run_report("dataset", {"data": str(folder), "image_size": 64}, folder / "run", progress=False)
+    return reports.run_report("dataset", {"data": str(folder), "image_size": 64, "group_pattern": r"^(\d)"}, folder / "run", progress=False)
 
 
 def test_the_report_on_the_sample(tmp_path):
@@ -48,6 +48,7 @@ def test_mistakes_do_not_stop_it(spoiled):
     findings = pd.read_csv(spoiled / "findings.csv")
     taken = findings[findings["severity"].isin(["error", "dropped"]) & (findings["row"] >= 0)]
     boxes = pd.read_csv(spoiled / "boxes.csv")
+    assert set(boxes["group"]) <= set(range(10))            # the first digit of the name
     assert len(boxes) + len(taken) == 24 and metrics["boxes"] == len(boxes) == 21
     assert (spoiled / "figures" / "findings.png").is_file()
 

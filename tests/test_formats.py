@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from frcnn_nbdev.data import frcnn_boxes
+from frcnn_nbdev.data import check_boxes, frcnn_boxes
 from frcnn_nbdev.formats import (
     FORMATS,
     WRITERS,
@@ -167,9 +167,10 @@ CASES = [
     # VOC
     ("voc xml entities", lambda r: voc(r, head=BOMB, classname="&c;"), "Annotations/a.xml: the XML declares entities"),
     ("voc xml reads a file", lambda r: voc(r, head=FILE_ENTITY, classname="&a;"), "Annotations/a.xml: the XML declares entities"),
-    ("voc name with ..", lambda r: voc(r, filename="../../a.png"), "Annotations/a.xml: the name '../../a.png' leaves"),
+    ("voc name with ..", lambda r: voc(r, filename="../../b.png"), "Annotations/a.xml: the name '../../b.png' leaves"),
+    ("voc stale path to its own image", lambda r: voc(r, filename="/home/me/a.png"), AC),
     ("voc name absolute", lambda r: voc(r, filename="/etc/passwd"), "Annotations/a.xml: the name '/etc/passwd' leaves"),
-    ("voc name of Windows", lambda r: voc(r, filename="C:\\x\\a.png"), "leaves the folder"),
+    ("voc name of Windows", lambda r: voc(r, filename="C:\\x\\b.png"), "leaves the folder"),
     ("voc name with folder", lambda r: voc(r, filename="JPEGImages\\a.png"), AC),
     ("voc nan", lambda r: voc(r, box=("nan", 6, 30, 20)), "object 0: xmin is 'nan', which is not a number"),
     ("voc 1e308", lambda r: voc(r, box=(5, 6, "1e308", 20)), "object 0: xmax is '1e308', which is larger than any image"),
@@ -348,6 +349,223 @@ def test_bad_input_is_read_rightly_or_refused_in_one_sentence(tmp_path, capfd, m
         table = read_boxes_csv(out, resolve=False)
         expected = pd.DataFrame(expected, columns=["x1", "x2", "y1", "y2", "classname"])
         pd.testing.assert_frame_equal(table[list(expected)], expected, check_dtype=False, atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------- folders as the tools write them
+
+def several(root, *names):
+    for name in names:
+        put(root / name)
+
+
+def voc_many(root, pairs, lists=(), filename="{stem}.png"):
+    "Image and XML for each pair; lists: path -> lines."
+    for image, xml in pairs:
+        put(root / image)
+        put(root / xml, voc_xml(filename=filename.format(stem=Path(image).stem)))
+    for path, lines in dict(lists).items():
+        put(root / path, lines)
+
+
+def coco_many(root, *files):
+    "One JSON for each (path, image, file_name)."
+    for path, image, name in files:
+        put(root / image)
+        put(root / path, {"images": [{"id": 1, "file_name": name, "width": 60, "height": 40}], "annotations": [one()],
+                          "categories": [{"id": 0, "name": "things"}, {"id": 1, "name": "AC"}]})
+
+
+LINE = "0 0.291666667 0.325 0.416666667 0.35"
+
+
+def yolo_many(root, pairs, line=LINE, **files):
+    for image, label in pairs:
+        put(root / image)
+        put(root / label, line + "\n")
+    for name, text in files.items():
+        put(root / name.replace("_", "."), text)
+
+
+def hc18_many(root, folders, **files):
+    for folder in folders:
+        put(root / folder / "000_HC.png")
+        mask = np.zeros((40, 60), np.uint8)
+        mask[6:20, 5:30] = 255
+        put(root / folder / "000_HC_Annotation.png", cv2.imencode(".png", mask)[1].tobytes())
+    for name, text in files.items():
+        put(root / name.replace("__", "/").replace("_csv", ".csv"), text)
+
+
+def voc_masks(root, kinds):
+    "LabelMe's export to VOC: two objects whose numbers are not those of their classes."
+    put(root / "JPEGImages" / "a.png")
+    put(root / "class_names.txt", "_background_\ncup\nAC")
+    for kind in kinds:
+        mask = np.zeros((40, 60), np.uint8)
+        mask[6:20, 5:30], mask[25:35, 5:30] = (2, 1) if kind == "SegmentationClass" else (1, 2)
+        put(root / kind / "a.png", cv2.imencode(".png", mask)[1].tobytes())
+
+
+def solo_two_runs(root):
+    for run in ("solo", "solo_1"):
+        solo(root / run)
+
+
+POSE = "0 0.291666667 0.325 0.416666667 0.35 "
+LAYOUTS = [  # what, how it is made, and the rows that are read: name, class, split, group
+    ("VOCdevkit of two years", lambda r: voc_many(r, [(f"VOC{y}/JPEGImages/1.png", f"VOC{y}/Annotations/1.xml") for y in (2007, 2012)], {
+        "VOC2007/ImageSets/Main/train.txt": "1\n", "VOC2012/ImageSets/Main/val.txt": "1\n", "VOC2007/ImageSets/Main/AC_train.txt": "1  1\n"}),
+     [("VOC2007/JPEGImages/1.png", "AC", "train"), ("VOC2012/JPEGImages/1.png", "AC", "val")]),
+    ("VOC part boxes", lambda r: voc(r, text=voc_xml().replace("</bndbox>", "</bndbox><part><name>head</name><bndbox><xmin>6</xmin>"
+        "<ymin>7</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part><pose>Left</pose><truncated>1</truncated>")), [("JPEGImages/a.png", "AC", "")]),
+    ("labelImg beside the images, filename without ending", lambda r: voc_many(r, [("a.png", "a.xml")], filename="{stem}"), [("a.png", "AC", "")]),
+    ("labelImg in annotations", lambda r: voc_many(r, [("images/a.png", "annotations/a.xml")]), [("images/a.png", "AC", "")]),
+    ("labelImg, a folder a patient", lambda r: (put(r / "a.png"), voc_many(r, [(f"p{n}/a.png", f"p{n}/a.xml") for n in (1, 2)])),
+     [("p1/a.png", "AC", ""), ("p2/a.png", "AC", "")]),
+    ("labelImg, two folders a patient", lambda r: voc_many(r, [(f"p{n}/images/a.png", f"p{n}/annotations/a.xml") for n in (1, 2)]),
+     [("p1/images/a.png", "AC", ""), ("p2/images/a.png", "AC", "")]),
+    ("CVAT VOC with folders", lambda r: voc_many(r, [(f"JPEGImages/{n}/1.png", f"Annotations/{n}/1.xml") for n in "ab"], {
+        "ImageSets/Main/Train.txt": "a/1\n", "ImageSets/Main/Validation.txt": "b/1\n", "labelmap.txt": "# label:color_rgb:parts:actions\n"}),
+     [("JPEGImages/a/1.png", "AC", "train"), ("JPEGImages/b/1.png", "AC", "val")]),
+    ("Oxford pets", lambda r: (voc_many(r, [("images/a.png", "annotations/xmls/a.xml")]), several(r, "annotations/trimaps/a.png")),
+     [("images/a.png", "AC", "")]),
+    ("Roboflow VOC", lambda r: voc_many(r, [(f"{s}/a.png", f"{s}/a.xml") for s in ("train", "valid")]),
+     [("train/a.png", "AC", "train"), ("valid/a.png", "AC", "val")]),
+    ("VOC after both files were renamed", lambda r: (several(r, "b.png"), voc_many(r, [("a.png", "a.xml")], filename="b.png")), [("a.png", "AC", "")]),
+    ("VOC beside a project of an editor", lambda r: (voc(r), put(r / ".idea" / "a.xml", "<project/>"), put(r / "pom.xml", "<project/>")),
+     [("JPEGImages/a.png", "AC", "")]),
+    ("CVAT COCO with subsets", lambda r: coco_many(r, *[(f"annotations/instances_{s}.json", f"images/{s}/a.png", "a.png") for s in ("Train", "Validation")]),
+     [("images/Train/a.png", "AC", "train"), ("images/Validation/a.png", "AC", "val")]),
+    ("CVAT COCO without", lambda r: coco_many(r, ("annotations/instances_default.json", "images/default/s/a.png", "s/a.png")), [("images/default/s/a.png", "AC", "")]),
+    ("Roboflow COCO", lambda r: coco_many(r, *[(f"{s}/_annotations.coco.json", f"{s}/a.png", "a.png") for s in ("train", "valid", "test")]),
+     [("test/a.png", "AC", "test"), ("train/a.png", "AC", "train"), ("valid/a.png", "AC", "val")]),
+    ("COCO with a folder a split", lambda r: coco_many(r, *[(f"{s}/annotations.json", f"{s}/images/a.png", "a.png") for s in ("train", "val")]),
+     [("train/images/a.png", "AC", "train"), ("val/images/a.png", "AC", "val")]),
+    ("Label Studio COCO from Windows", lambda r: coco_many(r, ("result.json", "images/1f-a.png", "images\\1f-a.png")), [("images/1f-a.png", "AC", "")]),
+    ("COCO with detections beside", lambda r: (coco(r), put(r / "annotations/instances_train_results.json", [{"image_id": 1, "category_id": 1,
+        "bbox": XYWH, "score": 0.5}])), [("images/a.png", "AC", "train")]),
+    ("COCO called latest", lambda r: coco_many(r, ("latest.json", "a.png", "a.png")), [("a.png", "AC", "")]),
+    ("LabelMe, stale path, image beside", lambda r: labelme(r, imagePath="..\\raw\\a.png"), [("a.png", "AC", "")]),
+    ("LabelMe, stale path, image inside", lambda r: (labelme(r, imagePath="C:\\x\\a.png", imageData=PICTURE), (r / "a.png").unlink()), [("a.json", "AC", "")]),
+    ("LabelMe, equal names", lambda r: (put(r / "a.png"), labelme(r / "p1"), labelme(r / "p2")), [("p1/a.png", "AC", ""), ("p2/a.png", "AC", "")]),
+    ("LabelMe of version 3", lambda r: labelme(r, {"label": "AC", "line_color": None, "points": [[5, 6], [30, 6], [30, 20]]}, lineColor=[0, 255, 0, 128]),
+     [("a.png", "AC", "")]),
+    ("X-AnyLabeling", lambda r: labelme(r, shape(shape_type="rotation", points=[[5, 10], [20, 6], [30, 16], [15, 20]])), [("a.png", "AC", "")]),
+    ("Roboflow YOLO without val and test", lambda r: yolo_many(r, [("train/images/a.png", "train/labels/a.txt")],
+        data_yaml="train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: ['AC']\n"), [("train/images/a.png", "AC", "train")]),
+    ("YOLO with a path of another computer", lambda r: yolo_many(r, [("images/val/a.png", "labels/val/a.txt")],
+        data_yaml="path: /content/ds\nval: /content/ds/images/val\nnames: {0: AC}\n"), [("images/val/a.png", "AC", "val")]),
+    ("YOLO pose", lambda r: yolo_many(r, [("images/a.png", "labels/a.txt")], POSE + "0.2 0.3 2 " * 17, data_yaml="train: images\nkpt_shape: [17, 3]\nnames: [AC]\n"),
+     [("images/a.png", "AC", "train")]),
+    ("YOLO pose of points without visibility", lambda r: yolo_many(r, [("images/a.png", "labels/a.txt")], POSE + "0.2 0.3 " * 5,
+        data_yaml="train: images\nkpt_shape: [5, 2]\nnames: [AC]\n"), [("images/a.png", "AC", "train")]),
+    ("YOLO pose without its shape", lambda r: yolo_many(r, [("images/a.png", "labels/a.txt")], POSE + "0.2 0.3 2 " * 4, classes_txt="AC\n"), [("images/a.png", "AC", "")]),
+    ("YOLO tracks", lambda r: yolo_many(r, [("images/a.png", "labels/a.txt")], LINE + " 17", classes_txt="AC\n"), [("images/a.png", "AC", "")]),
+    ("labelImg YOLO", lambda r: yolo_many(r, [("a.png", "a.txt")], classes_txt="AC\n"), [("a.png", "AC", "")]),
+    ("CVAT YOLO 1.1", lambda r: yolo_many(r, [("obj_train_data/s/a.png", "obj_train_data/s/a.txt")], train_txt="data/obj_train_data/s/a.png\n",
+        obj_names="AC\n", obj_data="classes = 1\ntrain = data/train.txt\n"), [("obj_train_data/s/a.png", "AC", "train")]),
+    ("CVAT YOLO for Ultralytics", lambda r: yolo_many(r, [("images/train/a.png", "labels/train/a.txt")], train_txt="data/images/train/a.png\n",
+        data_yaml="path: ./\ntrain: train.txt\nnames:\n  0: AC\n"), [("images/train/a.png", "AC", "train")]),
+    ("HC18 as published", lambda r: (several(r, "test_set/000_HC.png"), hc18_many(r, ["training_set"],
+        test_set_pixel_size_csv="filename,pixel size(mm)\n000_HC.png,0.9\n",
+        training_set_pixel_size_and_HC_csv="filename,pixel size(mm),head circumference (mm)\n000_HC.png,0.25,44\n")), [("training_set/000_HC.png", "HC", "", "000", 0.25)]),
+    ("HC18 of two clinics", lambda r: hc18_many(r, ["A", "B"], A__s_csv="filename,pixel size(mm)\n000_HC.png,0.25\n",
+        s_csv="filename,pixel size(mm)\nB/000_HC.png,0.5\n"), [("A/000_HC.png", "HC", "", "A/000", 0.25), ("B/000_HC.png", "HC", "", "B/000", 0.5)]),
+    ("masks in folders of splits", lambda r: (put(r / "images/train/a.png"), put(r / "masks/train/a.png", cv2.imencode(".png", np.pad(
+        np.full((14, 25), 9, np.uint8), ((6, 20), (5, 30))))[1].tobytes())), [("images/train/a.png", "object", "train")]),
+    ("LabelMe to VOC, objects", lambda r: voc_masks(r, ["SegmentationObject", "SegmentationClass"]), [("JPEGImages/a.png", "AC", ""), ("JPEGImages/a.png", "cup", "")]),
+    ("LabelMe to VOC, classes", lambda r: voc_masks(r, ["SegmentationClass"]), [("JPEGImages/a.png", "cup", ""), ("JPEGImages/a.png", "AC", "")]),
+    ("SOLO of two runs", solo_two_runs, [(f"{run}/sequence.0/step0.camera.png", "AC", "", f"{run}/sequence.0") for run in ("solo", "solo_1")]),
+    ("CSV of Excel", lambda r: csv(r, b"\xef\xbb\xbfClassName;Note;Y2;Y1;X2;X1;Name\r\nAC;hello;20,0;6;30;5;a.png\r\n"), [("a.png", "AC", "")]),
+    ("CSV of TensorFlow", lambda r: csv(r, "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,60,40,AC,5,6,30,20\n"), [("a.png", "AC", "")]),
+]
+
+
+@pytest.mark.parametrize("make, rows", [case[1:] for case in LAYOUTS], ids=[case[0] for case in LAYOUTS])
+def test_folders_as_other_tools_write_them(tmp_path, make, rows):
+    make(tmp_path)
+    table = read_boxes(tmp_path)
+    assert table[["name", "classname", "split", "group", "pixel_size"]].apply(tuple, axis=1).map(lambda row: row[: len(rows[0])]).tolist() == rows
+    boxes = table[["x1", "x2", "y1", "y2"]].to_numpy().tolist()
+    assert boxes[0] == BOX or "cup" in {row[1] for row in rows} and BOX in boxes
+    assert check_boxes(table, tmp_path)[1]["severity"].ne("error").all() or len(rows) > 1
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda r: yolo(r, POSE + "0.2 0.3 2 0.1 0.1 2\n"), "1 lines have key points"),
+    (lambda r: yolo(r, LINE + " 1\n" + LINE + " 8\n"), "2 lines end in the number of a track"),
+    (lambda r: yolo(r, config="train: images\nval: valid/images\nnames: [AC]\n"), "images of val (valid/images) are not below"),
+    (lambda r: yolo(r, config="train: images\nval: images\nnames: [AC]\n"), "1 images of val are also in train"),
+    (lambda r: (put(r / "JPEGImages/b.png"), voc(r, filename="b.png")), "Annotations/a.xml names the image 'b.png'")])
+def test_what_is_not_read_of_a_folder_is_said(tmp_path, make, words):
+    make(tmp_path)
+    assert words in " ".join(note["problem"] for note in read_boxes(tmp_path).attrs["findings"])
+
+
+def test_the_exam_is_read_from_the_name_or_the_path(tmp_path, capfd):
+    solo_two_runs(tmp_path / "in")
+    assert read_boxes(tmp_path / "in", group_pattern=r"(solo\w*)/")["group"].tolist() == ["solo", "solo_1"]
+    assert frcnn_boxes([str(tmp_path / "in"), "--group-pattern", "^solo", "-o", str(tmp_path / "b.csv")]) == 0
+    assert read_boxes_csv(tmp_path / "b.csv", resolve=False)["group"].tolist() == ["solo", "solo"]
+    with pytest.raises(SystemExit):
+        frcnn_boxes([str(tmp_path / "in"), "--group-pattern", "(", "-o", str(tmp_path / "c.csv")])
+    assert "'(' is not a regular expression" in capfd.readouterr().err
+
+
+def test_images_inside_labelme_can_be_checked_and_written_as_coco(tmp_path, capfd):
+    for name in "ab":
+        labelme(tmp_path / "in" / name, imageData=PICTURE)
+        (tmp_path / "in" / name / "a.png").unlink()
+    assert frcnn_boxes([str(tmp_path / "in"), "--check", "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
+    assert "the image: every pixel has the value 90" in capfd.readouterr().out
+    table = read_boxes(tmp_path / "coco")
+    assert table["name"].tolist() == ["a/a.png", "b/a.png"] and table[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX, BOX]
+    assert read_image(tmp_path / "coco" / "b" / "a.png").shape == (40, 60, 3)
+    write_boxes(read_boxes(tmp_path / "in"), tmp_path / "in", tmp_path / "csv", "csv", copy_images=True)
+    assert read_boxes(tmp_path / "csv")["name"].tolist() == ["a/a.png", "b/a.png"]
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc", "labelme"])
+def test_a_size_that_lies_is_not_written(tmp_path, format):
+    coco(tmp_path / "in", images=[{"id": 1, "file_name": "a.png", "width": 640, "height": 480}])
+    notes = write_boxes(read_boxes(tmp_path / "in"), tmp_path / "in", tmp_path / "out", format)
+    assert [note["problem"][:29] for note in notes] == ["1 images have another size th"]
+    back = read_boxes(tmp_path / "out")
+    np.testing.assert_allclose(back[["x1", "x2", "y1", "y2"]].to_numpy(), [BOX], atol=1e-6)
+    assert back[["width", "height"]].to_numpy().tolist() == [[60, 40]] and back.attrs["findings"] == []
+
+
+BROKEN = [  # a whole folder, what is broken beside it, and the finding
+    (voc, {"JPEGImages/b.png": None, "Annotations/b.xml": "<annotation>"}, "Annotations/b.xml: not valid XML"),
+    (voc, {"JPEGImages/b.png": b"", "Annotations/b.xml": voc_xml(filename="b.png")}, "JPEGImages/b.png: the file is empty"),
+    (labelme, {"b.png": None, "b.json": {"shapes": [shape(points=[[1, 2]])]}}, "b.json: shape 0: a rectangle of 1 points cannot be"),
+    (yolo, {"images/b.png": None, "labels/b.txt": "0 1\n"}, "labels/b.txt: line 1: 2 values"),
+    (solo, {"sequence.1/step0.frame_data.json": "{"}, "sequence.1/step0.frame_data.json: line 1, column 2: not valid JSON"),
+    (ids, {"PNGImages/b.png": None}, "PNGImages/b.png: its mask is missing"),
+    (ids, {"PNGImages/b.png": None, "PedMasks/b.png": b"no"}, "PedMasks/b.png: not readable as an image"),
+    (color, {"AC/train/label/b.png": None}, "AC/train/label/b.png: its image is missing"),
+    (color, {"AC/train/label/b.png": None, "AC/train/image/b.png": None}, "AC/train/label/b.png: no painted pixel"),
+    (hc18, {"training_set/001_HC_Annotation.png": None}, "training_set/001_HC.png: the image is missing"),
+    (csv, {"boxes.csv": "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,AC\nb.png,5,30,6,20,AC\n"}, "b.png, row 2: the image is missing"),
+    (lambda r: coco(r, one(), one(id=2, image_id=2), images=[{"id": 2, "file_name": "b.png"}, {"id": 1, "file_name": "a.png"}]), {},
+     "b.png, row 1: the image is missing"),
+]
+
+
+@pytest.mark.parametrize("make, files, words", BROKEN)
+def test_one_broken_file_does_not_hide_the_others_from_the_check(tmp_path, capfd, make, files, words):
+    folder = tmp_path / "in"
+    make(folder)
+    for path, content in files.items():
+        put(folder / path, content)
+    assert frcnn_boxes([str(folder), "-o", str(tmp_path / "boxes.csv")]) == 1 and not (tmp_path / "boxes.csv").exists()
+    capfd.readouterr()
+    assert frcnn_boxes([str(folder), "--check"]) == 1
+    out = capfd.readouterr().out
+    assert f"error    {words}" in out and ": 1 errors," in out
+    assert frcnn_boxes([str(folder), "--fix", "-o", str(tmp_path / "boxes.csv")]) == 0
+    assert f"error    {words}" in capfd.readouterr().out
+    assert read_boxes_csv(tmp_path / "boxes.csv", resolve=False)[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX]
 
 
 def test_there_are_enough_cases():

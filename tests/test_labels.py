@@ -130,7 +130,7 @@ BAD = [  # (what is wrong, folder, how it is spoiled, what the sentence holds)
     ("head image missing", hc18_folder, lambda r: (r / "training_set" / "000_HC.png").unlink(),
      "training_set/000_HC.png: the image is missing"),
     ("pixel size is a word", hc18_folder, lambda r: (r / "pixel.csv").write_text("filename,pixel size(mm)\n000_HC.png,big\n"),
-     "pixel size of 000_HC.png is 'big'"),
+     "pixel.csv, row 1: pixel size(mm) is 'big'"),
     ("XML cut off", voc_folder, lambda r: voc_folder(r, "<annotation><object>"), "Annotations/c.xml: not valid XML"),
     ("XML empty", voc_folder, lambda r: voc_folder(r, " "), "Annotations/c.xml: not valid XML"),
     ("XML entity bomb", voc_folder, lambda r: voc_folder(r, XML_BOMB), "Annotations/c.xml: the XML declares entities"),
