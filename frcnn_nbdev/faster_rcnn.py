@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'height_width', 'check_images', 'ImageTransform',
-           'check_targets', 'FasterRCNN', 'compact_faster_rcnn', 'named_tensors', 'detector_weights', 'trained_layers',
-           'fasterrcnn_resnet50_fpn', 'fasterrcnn_resnet50_fpn_v2', 'mobilenet_detector',
+           'check_targets', 'FasterRCNN', 'compact_faster_rcnn', 'named_tensors', 'current_names', 'detector_weights',
+           'trained_layers', 'fasterrcnn_resnet50_fpn', 'fasterrcnn_resnet50_fpn_v2', 'mobilenet_detector',
            'fasterrcnn_mobilenet_v3_large_fpn', 'fasterrcnn_mobilenet_v3_large_320_fpn', 'vgg16_box_head',
            'fasterrcnn_vgg16']
 
 # %% ../nbs/14_faster_rcnn.ipynb #297748b8
+import re
 import warnings
 from collections import OrderedDict
 from enum import Enum
@@ -417,6 +418,15 @@ def named_tensors(
         raise OSError(f"the weights {member} could not be downloaded: without network, give the path of a file with "
                       "them, or none") from error
 
+# %% ../nbs/14_faster_rcnn.ipynb #f73f4482
+def current_names(
+    state: dict[str, Tensor],    # tensors of a detector
+) -> dict[str, Tensor]:          # the same tensors, old names replaced
+    "Parameters of torchvision's older files under the names of today."
+    old = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+|rpn\.head\.conv)\.(weight|bias)$")
+    deeper = {"fpn": "0", "rpn": "0.0"}
+    return {old.sub(lambda m: f"{m[1]}.{deeper[m[1][:3]]}.{m[2]}", key): value for key, value in state.items()}
+
 # %% ../nbs/14_faster_rcnn.ipynb #80f4cf92
 def detector_weights(
     weights: str | Path | Enum | None,   # a file, a member of `known`, its name, or None
@@ -428,6 +438,7 @@ def detector_weights(
     if weights is None:
         return None, "", 91 if num_classes is None else num_classes
     state, source = named_tensors(weights, known, progress)
+    state = current_names(state)
     key = "roi_heads.box_predictor.cls_score.weight"
     if key not in state:
         raise ValueError(f"{source} has no {key!r}: give the weights of a whole detector, or use weights_backbone")
