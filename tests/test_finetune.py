@@ -58,7 +58,10 @@ def train(data, name, steps=1, seed=0, **options):
     return model, run, val
 
 
-@pytest.mark.parametrize("name", detector_names())
+SLOW = {"ssd300_vgg16", "maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in detector_names()])
 def test_every_detector_trains_validates_and_is_evaluated(name, data):
     model, run, val = train(data, name)
     losses = [c[6:] for c in run.history if c.startswith("train_")]
@@ -95,8 +98,8 @@ def test_one_image_in_the_last_batch_of_ssdlite(data):
     assert all(value.isfinite() for value in model([image], [target]).values())
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2", MOBILENET, "ssd300_vgg16",
-                                  "ssdlite320_mobilenet_v3_large", "maskrcnn_resnet50_fpn"])
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2", MOBILENET,
+                                  pytest.param("ssd300_vgg16", marks=pytest.mark.slow), "ssdlite320_mobilenet_v3_large", "maskrcnn_resnet50_fpn"])
 def test_new_predictor_learns_its_classes(name):
     # The new layers have the right shapes for a loss and for detections of every class.
     torch.manual_seed(0)
@@ -132,7 +135,7 @@ def same_model(a, b):
 @pytest.mark.parametrize("name, member", [
     ("fasterrcnn_resnet50_fpn", ResNet50_Weights.IMAGENET1K_V1), ("retinanet_resnet50_fpn_v2", ResNet50_Weights.IMAGENET1K_V2),
     ("fcos_resnet50_fpn", ResNet50_Weights.IMAGENET1K_V2), (MOBILENET, MobileNet_V3_Large_Weights.IMAGENET1K_V1),
-    ("ssd300_vgg16", VGG16_Weights.IMAGENET1K_FEATURES)])
+    pytest.param("ssd300_vgg16", VGG16_Weights.IMAGENET1K_FEATURES, marks=pytest.mark.slow)])
 def test_backbone_weights_as_torchvision_takes_them(name, member, monkeypatch):
     # Instead of a download: numbers of the right shapes. torchvision's own builder says what must come out.
     network = {ResNet50_Weights: "resnet50", MobileNet_V3_Large_Weights: "mobilenet_v3_large", VGG16_Weights: "vgg16"}[type(member)]
@@ -183,7 +186,7 @@ def test_files_of_2019_load(tmp_path):
 @pytest.mark.parametrize("name, stages, reference", [
     ("retinanet_resnet50_fpn", 5, lambda k: resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=k)),
     (MOBILENET, 6, lambda k: mobilenet_backbone(backbone_name="mobilenet_v3_large", weights=None, fpn=True, trainable_layers=k)),
-    ("ssd300_vgg16", 5, lambda k: ssd._vgg_extractor(vgg16(), False, k)),
+    pytest.param("ssd300_vgg16", 5, lambda k: ssd._vgg_extractor(vgg16(), False, k), marks=pytest.mark.slow),
     ("ssdlite320_mobilenet_v3_large", 6, lambda k: ssdlite._mobilenet_extractor(mobilenet_v3_large(reduced_tail=True), k, torch.nn.BatchNorm2d)),
 ])
 def test_stages_are_frozen_as_torchvision_does(name, stages, reference):
@@ -227,21 +230,25 @@ def test_no_network(monkeypatch, tmp_path):
 TINY = dict(phantom_train=8, epochs=1, image_size=64, batch_size=4, rois=8, proposals=20, validate_every=1)
 
 
-@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "maskrcnn_resnet50_fpn"])
-def test_report_by_the_parameter_model(name, tmp_path):
-    run = reports.run_report("train", dict(TINY, model=name), tmp_path / "run", progress=False)
+@pytest.mark.parametrize("name, source", [
+    ("ssdlite320_mobilenet_v3_large", "homework"), pytest.param("maskrcnn_resnet50_fpn", "homework", marks=pytest.mark.slow),
+    pytest.param("maskrcnn_resnet50_fpn", "phantom", marks=pytest.mark.slow)])
+def test_report_by_the_parameter_model(name, source, tmp_path):
+    data, classes = (str(SAMPLE.parent / "homework"), 2) if source == "homework" else (source, 5)
+    run = reports.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "accuracy", "mean_iou", "images"} <= set(metrics["test"])
-    state = torchvision_detector(name, 5, weights=run / "model.safetensors", new_predictor=False).state_dict()
-    assert count_classes(state) == 5
+    state = torchvision_detector(name, classes, weights=run / "model.safetensors", new_predictor=False).state_dict()
+    assert count_classes(state) == classes
     page = (run / "report.html").read_text()
     assert "Warning" not in page and name in page
 
 
-def test_report_of_a_real_backbone_file(real, tmp_path):
-    with pytest.raises(reports.ReportError, match="these weights|does not belong|has no|do not fit"):
-        reports.run_report("train", dict(TINY, model=MOBILENET, weights=str(real / "weights" / "squeezenet1_0_imagenet.safetensors")),
-                           tmp_path / "run", progress=False)
+def test_real_weights_of_another_network_are_refused(real):
+    file = real / "weights" / "squeezenet1_0_imagenet.safetensors"
+    p = dict(model=MOBILENET, backbone="small", weights=str(file), baseline=False, rois=8, proposals=20)
+    with pytest.raises(ValueError, match="squeezenet1_0_imagenet.safetensors has no 'features.0.0.weight'"):
+        reports.report_torchvision_model(p, 5)
 
 
 @pytest.mark.parametrize("params, sentence", [
