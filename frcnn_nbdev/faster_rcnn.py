@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'height_width', 'check_images', 'ImageTransform',
-           'check_targets', 'FasterRCNN', 'compact_faster_rcnn', 'detector_weights', 'trained_layers',
-           'fasterrcnn_resnet50_fpn', 'fasterrcnn_resnet50_fpn_v2', 'mobilenet_detector',
+           'check_targets', 'FasterRCNN', 'compact_faster_rcnn', 'named_tensors', 'current_names', 'detector_weights',
+           'trained_layers', 'fasterrcnn_resnet50_fpn', 'fasterrcnn_resnet50_fpn_v2', 'mobilenet_detector',
            'fasterrcnn_mobilenet_v3_large_fpn', 'fasterrcnn_mobilenet_v3_large_320_fpn', 'vgg16_box_head',
            'fasterrcnn_vgg16']
 
 # %% ../nbs/14_faster_rcnn.ipynb #297748b8
+import re
 import warnings
 from collections import OrderedDict
 from enum import Enum
@@ -400,6 +401,37 @@ def compact_faster_rcnn(
         box_predictor=FastRCNNPredictor(head_width, num_classes), **{**sizes, **kwargs})
     return model.to(memory_format=torch.channels_last)     # rows of cells without a copy, faster convolutions
 
+# %% ../nbs/14_faster_rcnn.ipynb #a4f0f7a3
+def named_tensors(
+    weights: str | Path | Enum,          # a file, a member of `known`, or its name
+    known: type[Enum] | None,            # torchvision's weights of this detector; None: there are none
+    progress: bool = True,               # of a download
+) -> tuple[dict[str, Tensor], str]:      # tensors; where from, for errors
+    "The tensors that `weights` means. Raises ValueError, FileNotFoundError, or OSError without network."
+    file = weights_file(weights)
+    if file is not None:
+        return read_weights(file), f"weights file {file.name}"
+    try:
+        member = known.verify(weights)
+    except (AttributeError, KeyError, TypeError) as error:      # AttributeError: `known` is None
+        names = ", ".join(known.__members__) + ", or " if known else ""
+        raise ValueError(f"this detector has no weights {weights!r}: give {names}the path of a .safetensors "
+                         "or .pth file") from error
+    try:
+        return member.get_state_dict(progress=progress, check_hash=True), f"the weights {member}"
+    except (OSError, RuntimeError) as error:      # RuntimeError: what came has another hash
+        raise OSError(f"the weights {member} could not be downloaded: without network, give the path of a file with "
+                      "them, or none") from error
+
+# %% ../nbs/14_faster_rcnn.ipynb #f73f4482
+def current_names(
+    state: dict[str, Tensor],    # tensors of a detector
+) -> dict[str, Tensor]:          # the same tensors, old names replaced
+    "Parameters of torchvision's older files under the names of today."
+    old = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+|rpn\.head\.conv)\.(weight|bias)$")
+    deeper = {"fpn": "0", "rpn": "0.0"}
+    return {old.sub(lambda m: f"{m[1]}.{deeper[m[1][:3]]}.{m[2]}", key): value for key, value in state.items()}
+
 # %% ../nbs/14_faster_rcnn.ipynb #80f4cf92
 def detector_weights(
     weights: str | Path | Enum | None,   # a file, a member of `known`, its name, or None
@@ -410,22 +442,8 @@ def detector_weights(
     "The tensors of a trained detector. Raises ValueError, FileNotFoundError, or OSError without network."
     if weights is None:
         return None, "", 91 if num_classes is None else num_classes
-    file = weights_file(weights)
-    if file is not None:
-        state, source = read_weights(file), f"weights file {file.name}"
-    else:
-        try:
-            member = known.verify(weights)
-        except (AttributeError, KeyError, TypeError) as error:      # AttributeError: `known` is None
-            names = ", ".join(known.__members__) + ", or " if known else ""
-            raise ValueError(f"this detector has no weights {weights!r}: give {names}the path of a .safetensors "
-                             "or .pth file") from error
-        source = f"the weights {member}"
-        try:
-            state = member.get_state_dict(progress=progress, check_hash=True)
-        except (OSError, RuntimeError) as error:      # RuntimeError: what came has another hash
-            raise OSError(f"{source} could not be downloaded: without network, give the path of a file with them, "
-                          "or none") from error
+    state, source = named_tensors(weights, known, progress)
+    state = current_names(state)
     key = "roi_heads.box_predictor.cls_score.weight"
     if key not in state:
         raise ValueError(f"{source} has no {key!r}: give the weights of a whole detector, or use weights_backbone")

@@ -486,7 +486,9 @@ def plot_recall(
 
 # %% ../nbs/01_plots.ipynb #c324f5f8
 _LOSSES = {"loss": "sum of the four", "loss_objectness": "RPN: objectness", "loss_rpn_box_reg": "RPN: box",
-           "loss_classifier": "head: class", "loss_box_reg": "head: box"}
+           "loss_classifier": "head: class", "loss_box_reg": "head: box", "loss_mask": "head: mask",
+           # detectors of one stage
+           "classification": "class", "bbox_regression": "box", "bbox_ctrness": "centre"}
 
 # %% ../nbs/01_plots.ipynb #fe806ccf
 def _curve(
@@ -506,7 +508,7 @@ def _curve(
 def plot_losses(
     history: pd.DataFrame,                    # columns epoch, train_<loss>, val_<loss>; one row an epoch
     *,
-    losses: Mapping[str, str] | None = None,  # column without train_ or val_ -> title; None: Faster R-CNN's
+    losses: Mapping[str, str] | None = None,  # column without train_ or val_ -> title; None: those known
     columns: int = 3,                         # figures side by side
     cell: float = 2.4,                        # width of each, inches
 ) -> Figure:                                  # train solid, validation dashed

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
            'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'data_folder',
-           'open_data', 'open_splits', 'report_anchors', 'report_model', 'best_anchor_ious', 'torchvision_twin',
-           'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
-           'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError', 'free_folder', 'unfinished',
-           'run_report', 'describe', 'shell_parameters', 'frcnn_report']
+           'open_data', 'open_splits', 'report_anchors', 'model_names', 'report_torchvision_model', 'report_model',
+           'best_anchor_ious', 'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images',
+           'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side',
+           'write_page', 'ReportError', 'free_folder', 'unfinished', 'run_report', 'describe', 'shell_parameters',
+           'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
@@ -50,6 +51,16 @@ from .batches import BoxesDataset, make_loader, predictions_table, train_transfo
 from .data import DetectionData, load_boxes
 from .evaluation import evaluate, image_scores, top_detections, worst_images
 from .faster_rcnn import compact_faster_rcnn
+from frcnn_nbdev.finetune import (
+    backbone_name,
+    check_model,
+    detector_names,
+    learns_masks,
+    mask_format,
+    object_masks,
+    torchvision_detector,
+    weights_argument,
+)
 from .iou import box_iou
 from .labels import read_image, write_boxes_csv
 from .phantom import write_phantom
@@ -131,6 +142,8 @@ def check_parameters(
             raise ValueError(f"parameter {name!r} is {value!r}, a {type(value).__name__}, but must be of type {kind}: "
                              f"for example {declared[name].default!r}")
         checked[name] = float(value) if kind == "float" else value
+    if report == "train" and "model" in checked:
+        check_model(checked["model"], model_names())
     return checked
 
 # %% ../nbs/19_reports.ipynb #da10bf8a
@@ -254,9 +267,10 @@ def open_data(
     progress: bool = True,
 ) -> DetectionData:
     "The checked data of the folder that the parameter `data` names."
-    pattern = run.params.get("group_pattern")
-    data = load_boxes(data_folder(run, progress=progress), strict=strict, seed=run.params["seed"], progress=progress,
-                      **({"group_pattern": pattern} if pattern else {}))
+    folder, pattern = data_folder(run, progress=progress), run.params.get("group_pattern")
+    masks = learns_masks(run.params.get("model", ""))
+    data = load_boxes(folder, strict=strict, seed=run.params["seed"], progress=progress,
+                      format=mask_format(folder) if masks else "auto", **({"group_pattern": pattern} if pattern else {}))
     facts = json.loads((run.folder / "environment.json").read_text())
     facts["data"] = {"format": data.format, "classes": list(data.classes), "rows": len(data.table),
                      "fingerprint": sha256(data.table.to_csv(index=False).encode()).hexdigest()[:16]}
@@ -272,9 +286,10 @@ def open_splits(
 ) -> dict[str, BoxesDataset]:     # "train", "val", "test"
     "The three data sets at the size that the run's parameters ask for, decoded into memory."
     p, splits = run.params, {}
+    masks = object_masks(data) if learns_masks(p.get("model", "")) else None
     for split in ("train", "val", "test"):
         augment = train_transforms() if split == "train" and p["augment"] else None
-        splits[split] = BoxesDataset(data, split, image_size=p["image_size"], resize=p["resize"], transforms=augment)
+        splits[split] = BoxesDataset(data, split, image_size=p["image_size"], resize=p["resize"], transforms=augment, masks=masks)
         if not len(splits[split]):
             raise ValueError(f"the data set has no {split} images: label more, or give splits in the folder")
         if (splits[split].table["classname"] == "").all():
@@ -292,17 +307,41 @@ def report_anchors(
     k = min(run.params["anchors"], len(np.unique(sizes, axis=0)))
     return fit_anchors(sizes, k, seed=run.params["seed"])
 
+# %% ../nbs/19_reports.ipynb #2f3cc255
+def model_names() -> list[str]:
+    "What the parameter `model` can be: our detector, or one of torchvision's."
+    return ["faster_rcnn", *detector_names()]
+
+# %% ../nbs/19_reports.ipynb #2b56d7b9
+def report_torchvision_model(
+    p: dict[str, object],     # parameters of the run
+    num_classes: int,         # background included
+) -> nn.Module:
+    "torchvision's detector `model`, for images as the data set resizes them. ValueError for parameters that are not for it."
+    own = backbone_name(p["model"])
+    if p["backbone"] not in ("small", own):      # "small" is the default
+        raise ValueError(f"the model {p['model']!r} has the backbone {own!r} and no other: leave `backbone` out")
+    if p.get("baseline"):
+        raise ValueError(f"the model {p['model']!r} is torchvision's already: `baseline` is for the model 'faster_rcnn'")
+    options = {}
+    if "rcnn" in p["model"]:                     # as in `compact_faster_rcnn`
+        options = {"box_batch_size_per_image": p["rois"], "box_positive_fraction": 0.5, "rpn_pre_nms_top_n_train": 2 * p["proposals"],
+                   "rpn_post_nms_top_n_train": p["proposals"], "rpn_pre_nms_top_n_test": p["proposals"] * 3 // 2,
+                   "rpn_post_nms_top_n_test": p["proposals"] * 3 // 4}
+    return torchvision_detector(p["model"], num_classes, **weights_argument(p["model"], p["weights"]), **options)
+
 # %% ../nbs/19_reports.ipynb #0a788fed
 def report_model(
     run: Run,
     data: DetectionData,
     anchor_sizes: np.ndarray,    # (k, 2) width, height, pixels of the network's input
 ) -> nn.Module:
-    "The detector that the parameters `model`, `backbone`, `weights` and `rois` describe, with weights drawn from `seed`."
+    "The detector that the parameters `model`, `backbone`, `weights`, `rois` and `proposals` describe, the rest drawn from `seed`."
     p = run.params
-    if p["model"] != "faster_rcnn":
-        raise ValueError(f"the model {p['model']!r} is unknown: the one there is so far is 'faster_rcnn'")
+    check_model(p["model"], model_names())
     torch.manual_seed(p["seed"])
+    if p["model"] != "faster_rcnn":
+        return report_torchvision_model(p, len(data.classes) + 1)
     return compact_faster_rcnn(p["backbone"], len(data.classes) + 1, anchors_from_sizes(anchor_sizes),
                                weights=p["weights"] or None, rois_per_image=p["rois"], proposals=p["proposals"])
 

@@ -76,7 +76,11 @@ def losses_and_detections(
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    losses = model(images, targets)
+    devices = [images[0].device] if images[0].is_cuda else []
+    with torch.random.fork_rng(devices, enabled=generator is not None):      # its sampling draws from the default one
+        if generator is not None:
+            torch.manual_seed(generator.initial_seed())
+        losses = model(images, targets)
     model.eval()
     return losses, detections
 
@@ -94,8 +98,9 @@ def to_device(
 def as_float32(
     detections: list[dict[str, Tensor]],     # per image "boxes", "labels", "scores", on any device
 ) -> list[dict[str, Tensor]]:                # the same on the CPU, numbers in float32
-    "Detections as they are kept, whatever they were computed on and in."
-    return [{k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in d.items()} for d in detections]
+    "Detections as they are kept, whatever they were computed on and in; masks, of many megabytes an image, are not."
+    return [{k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in d.items() if k != "masks"}
+            for d in detections]
 
 # %% ../nbs/16_training.ipynb #b0f0f3ef
 def accelerator_for(
@@ -118,13 +123,13 @@ def validate(
     accelerator = accelerator or accelerator_for(model)
     generator = torch.Generator(device=accelerator.device).manual_seed(seed)
     model.eval()
-    sums, detections, count = dict.fromkeys(LOSSES, 0.0), [], 0
+    sums, detections, count = {}, [], 0
     for images, targets in tqdm(loader, desc="validate", leave=False, disable=not progress):
         images, targets = to_device(images, targets, accelerator.device)
         with accelerator.autocast():
             losses, found = losses_and_detections(model, images, targets, generator)
-        for name in LOSSES:
-            sums[name] += losses[name].item() * len(images)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(images)
         count += len(images)
         detections += as_float32(found)
     return {name: value / max(count, 1) for name, value in sums.items()}, detections
@@ -203,7 +208,7 @@ def train_epoch(
     # torchvision's detectors take no generator: they draw from the default one.
     options = {"generator": generator} if hasattr(plain, "losses_and_detections") else {}
     model.train()
-    sums, count = dict.fromkeys(LOSSES, 0.0), 0
+    sums, count = {}, 0
     for images, targets in loader:
         for group in optimizer.param_groups:
             group["lr"] = lr * lr_factor(progress.share(), warmup)
@@ -221,8 +226,8 @@ def train_epoch(
         optimizer.step()
         if average is not None:
             average.update_parameters(plain)
-        for name in LOSSES:
-            sums[name] += losses[name].item() * len(images)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(images)
         count += len(images)
         progress.step += 1
         if bar is not None:
