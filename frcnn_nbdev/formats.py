@@ -16,7 +16,7 @@ import os
 import re
 import reprlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as XmlWriter
@@ -167,6 +167,7 @@ def read_hc18(
         )
     csvs = list_files(root, "*.csv")
     sizes = _facts_by_filename(csvs, "pixel size(mm)", root)
+    circumferences = _facts_by_filename(csvs, "head circumference (mm)", root)
     splits = _facts_by_filename(csvs, "split", root)
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
     read = map_files(
@@ -188,7 +189,9 @@ def read_hc18(
                     finding("warning", pair["name"], -1, f"no {what} in the CSV", "add a row for it")
                 )
         size = to_number(sizes[bare], f"pixel size CSV: pixel size of {bare}") if sizes.get(bare) else np.nan
-        records += pair_rows(pair, classname="HC", split=split and split_name(split, f"splits.csv, {bare}"),
+        true_size = circumferences.get(bare) if len(pair["boxes"]) == 1 else None
+        known = {"size_mm": to_number(true_size, f"circumference of {bare}")} if true_size else {}
+        records += pair_rows(pair, classname="HC", **known, split=split and split_name(split, f"splits.csv, {bare}"),
                               group=group_of(bare, group_pattern), pixel_size=size)
     return boxes_table(records, "hc18", findings)
 
@@ -1275,6 +1278,7 @@ def write_boxes(
     format: str = "csv",              # a key of WRITERS
     *,
     copy_images: bool | None = None,  # None: yolo, voc and labelme copy the images, csv and coco do not
+    classes: Sequence[str] | None = None,  # class names, numbered in this order; None: those in the table, sorted
 ) -> list[dict]:                      # findings: what the format cannot hold
     "Write a table for another tool; whole or not at all. ValueError names a row that is no whole box."
     if format not in WRITERS:
@@ -1286,7 +1290,10 @@ def write_boxes(
     root, table = existing_folder(root), boxes_table(table.copy(), findings=())
     copy = folder is not None if copy_images is None else copy_images
     images = _images_of(table, root, open_images=folder is not None)
-    classes = sorted(set(table["classname"]) - {""})
+    found = sorted(set(table["classname"]) - {""})
+    classes = found if classes is None else list(classes)
+    if set(found) - set(classes):
+        raise ValueError(f"the class {sorted(set(found) - set(classes))[0]!r} is not one of {', '.join(classes)}; add it to classes.")
     with _new_folder(out) as place:
         if folder is not None:
             _place_images(images, root, folder, by_split, place if copy else None)

@@ -6,7 +6,7 @@
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
            'pipeline_figure', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
-           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts']
+           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'paint_boxes']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -15,6 +15,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -1033,3 +1034,30 @@ def plot_parts(
         ax.set_xlabel("milliseconds")
         ax.spines[["top", "right"]].set_visible(False)
     return fig
+
+# %% ../nbs/01_plots.ipynb #1d12d90c
+def paint_boxes(
+    image: np.ndarray,             # (H, W) or (H, W, 3) uint8, RGB
+    boxes,                         # (R, 4) xyxy, pixels
+    *,
+    labels: Sequence[str] | None = None,     # a word for each box
+    scores: Sequence[float] | None = None,   # a number for each box
+    role: str = "prediction",      # key of STYLES: its colour
+) -> np.ndarray:                   # (H, W, 3) uint8: a copy with the boxes
+    "Boxes painted into an image of any size; light lines with a dark edge, so that they show on any grey."
+    picture = np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)).copy()
+    color = tuple(int(_style(role)["color"][at:at + 2], 16) for at in (1, 3, 5))
+    thin = max(1, round(max(picture.shape[:2]) / 400))
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * max(1.0, max(picture.shape[:2]) / 500)
+    # The best box comes first in a table: it is painted last, over the others.
+    for index, box in reversed(list(enumerate(_boxes(boxes)))):
+        x1, y1, x2, y2 = (round(float(side)) for side in box)
+        words = ([] if labels is None else [labels[index]]) + ([] if scores is None else [f"{scores[index]:.2f}"])
+        (width, height), below = cv2.getTextSize(" ".join(words), font, scale, thin)
+        for line, shade in ((thin + 2, (0, 0, 0)), (thin, color)):
+            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), shade, line)
+        if words:
+            top = max(y1 - height - below - thin, 0)
+            cv2.rectangle(picture, (x1, top), (x1 + width, top + height + below), (0, 0, 0), -1)
+            cv2.putText(picture, " ".join(words), (x1, top + height), font, scale, color, thin, cv2.LINE_AA)
+    return picture

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
            'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'data_folder',
-           'open_data', 'open_splits', 'report_anchors', 'report_model', 'best_anchor_ious', 'torchvision_twin',
-           'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
-           'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError', 'free_folder', 'unfinished',
-           'run_report', 'describe', 'shell_parameters', 'frcnn_report']
+           'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'report_model', 'best_anchor_ious',
+           'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images',
+           'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError',
+           'free_folder', 'unfinished', 'run_report', 'describe', 'shell_parameters', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -162,8 +163,11 @@ class Run:
         self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - start
         clear_output()
 
-    def finish(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None) -> None:
+    def finish(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None,
+               truth: pd.DataFrame | None = None) -> None:
         "Write what the report found; `metrics.json` is the last file, so a folder that has it is complete."
+        if truth is not None:
+            write_boxes_csv(truth, self.folder / "truth.csv")
         if predictions is not None:
             write_boxes_csv(predictions, self.folder / "predictions.csv")
         self.times["whole report"] = time.perf_counter() - self.started
@@ -246,18 +250,27 @@ def data_folder(
     write_phantom(folder, images=counts, seed=seed, progress=progress)
     return folder
 
+# %% ../nbs/19_reports.ipynb #b983a7e4
+def data_fingerprint(
+    table: pd.DataFrame,     # boxes table
+) -> str:                    # 16 hexadecimal digits
+    "The same digits for the same boxes in the same splits."
+    return sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
 # %% ../nbs/19_reports.ipynb #8613a0e4
 def open_data(
     run: Run,
     *,
     strict: bool = True,      # False: rows with errors are left out instead of stopping the report
+    classes: Sequence[str] | None = None,   # the classes there may be, in label order; None: those found
     progress: bool = True,
 ) -> DetectionData:
     "The checked data of the folder that the parameter `data` names."
-    data = load_boxes(data_folder(run, progress=progress), strict=strict, seed=run.params["seed"], progress=progress)
+    data = load_boxes(data_folder(run, progress=progress), classes=classes, strict=strict, seed=run.params["seed"],
+                      progress=progress)
     facts = json.loads((run.folder / "environment.json").read_text())
     facts["data"] = {"format": data.format, "classes": list(data.classes), "rows": len(data.table),
-                     "fingerprint": sha256(data.table.to_csv(index=False).encode()).hexdigest()[:16]}
+                     "fingerprint": data_fingerprint(data.table)}
     write_json(facts, run.folder / "environment.json")
     return data
 
@@ -285,10 +298,14 @@ def report_anchors(
     run: Run,
     dataset: BoxesDataset,    # the training images
 ) -> np.ndarray:              # (k, 2) width, height, pixels of the network's input
-    "Anchor sizes fitted to the training boxes; fewer than asked for when there are fewer distinct boxes."
+    """Anchor sizes fitted to the training boxes; fewer than asked for when there are fewer distinct boxes.
+
+    They are kept in `model.json` with the classes: what the weights need to become a detector again."""
     sizes = dataset.box_sizes().numpy()
     k = min(run.params["anchors"], len(np.unique(sizes, axis=0)))
-    return fit_anchors(sizes, k, seed=run.params["seed"])
+    fitted = fit_anchors(sizes, k, seed=run.params["seed"])
+    write_json({"anchors": fitted.tolist(), "classes": list(dataset.data.classes)}, run.folder / "model.json")
+    return fitted
 
 # %% ../nbs/19_reports.ipynb #0a788fed
 def report_model(
