@@ -6,7 +6,8 @@
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
            'pipeline_figure', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
-           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'paint_boxes']
+           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'paint_boxes',
+           'plot_confusions', 'plot_intervals']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -1061,3 +1062,41 @@ def paint_boxes(
             cv2.rectangle(picture, (x1, top), (x1 + width, top + height + below), (0, 0, 0), -1)
             cv2.putText(picture, " ".join(words), (x1, top + height), font, scale, color, thin, cv2.LINE_AA)
     return picture
+
+# %% ../nbs/01_plots.ipynb #fc2e39fc
+def plot_confusions(
+    matrices: Mapping[str, np.ndarray],   # name of a run → counts, as plot_confusion takes them
+    classes: Sequence[str],               # class names without background
+    *,
+    columns: int = 3,                     # matrices side by side
+) -> Figure:
+    "Confusion matrices of several runs side by side."
+    cell = 0.62 * (len(classes) + 1) + 1.3
+    fig, axes = _grid(len(matrices), columns, cell, 1.0, 0.3)
+    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
+        plot_confusion(matrix, classes, ax=ax, title=textwrap.fill(name, 26))
+    return fig
+
+# %% ../nbs/01_plots.ipynb #1abf3881
+def plot_intervals(
+    panels: Mapping[str, pd.DataFrame],   # what is shown → rows are names; columns value low high
+    *,
+    zero: bool = False,                   # True: differences, with a line at 0
+    columns: int = 2,                     # panels side by side
+    cell: float = 3.6,                    # width of a panel, inches
+) -> Figure:
+    "Values with their intervals below each other, a panel for each kind of value."
+    rows = max(map(len, panels.values()))
+    fig, axes = _grid(len(panels), columns, cell, (0.28 * rows + 0.55) / cell, 0.3)
+    for ax, (what, table) in zip(axes, panels.items(), strict=True):
+        at = np.arange(len(table))
+        reach = np.clip([table["value"] - table["low"], table["high"] - table["value"]], 0, None)
+        ax.errorbar(table["value"], at, xerr=np.nan_to_num(reach), fmt="o", color=_COLORS[0], markersize=5, capsize=3, elinewidth=1.4)
+        if zero:
+            ax.axvline(0, color="0.35", linewidth=1, linestyle=(0, (4, 2)))
+        ax.set_yticks(at, [textwrap.shorten(str(name), 34, placeholder="…") for name in table.index])
+        ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.set_title(what, fontsize=11)
+        ax.grid(True, axis="x", color="0.9", linewidth=0.7)
+        ax.spines[["top", "right"]].set_visible(False)
+    return fig

@@ -8,7 +8,8 @@ __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Par
            'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'report_model', 'best_anchor_ious',
            'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images',
            'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError',
-           'free_folder', 'unfinished', 'run_report', 'describe', 'shell_parameters', 'frcnn_report']
+           'free_folder', 'named_folder', 'CellEngine', 'cell_engine', 'unfinished', 'run_report', 'about', 'describe',
+           'shell_parameters', 'add_parameter_options', 'report_parser', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
@@ -24,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +43,7 @@ import torch
 import yaml
 from IPython.display import HTML, clear_output, display
 from nbconvert import HTMLExporter
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, anchor_utils
@@ -229,7 +232,7 @@ def start_run(
         raise ValueError(f"the run folder {folder.name} holds a finished run: choose another `out`")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    write_json(environment(), folder / "environment.json")
+    write_json(environment() | {"report": report}, folder / "environment.json")
     matplotlib.rcParams["text.parse_math"] = False      # a dollar in a class name starts no formula
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
     return Run(report, folder, params)
@@ -523,6 +526,42 @@ def free_folder(
         folder = out.with_name(f"{out.name}-{number}")
     return folder
 
+# %% ../nbs/19_reports.ipynb #ea3eecca
+def named_folder(
+    name: str,       # name or path
+) -> Path:
+    "The run folder of a name: in reports/runs in a clone, in runs elsewhere; a path is itself."
+    path = Path(name)
+    return path if len(path.parts) > 1 else Path("reports/runs" if Path("reports").is_dir() else "runs") / path
+
+# %% ../nbs/19_reports.ipynb #ca720760
+class CellEngine(NBClientEngine):
+    "papermill's engine, which also says which cell it has reached."
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        heading, headings, number = "", [], 0
+        for cell in nb_man.nb.cells:
+            lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
+            heading = next((line.lstrip("# ") for line in lines if line.startswith("#")), heading)
+            headings.append(heading)
+            number += cell.cell_type == "code"
+        told = nb_man.cell_start
+
+        def cell_start(cell, cell_index=None, **options):
+            if cell.cell_type == "code":
+                done = sum(one.cell_type == "code" for one in nb_man.nb.cells[:cell_index])
+                print(f"frcnn_report: cell {done + 1} of {number}: {headings[cell_index]}", file=sys.stderr, flush=True)
+            return told(cell, cell_index, **options)
+        nb_man.cell_start = cell_start
+        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+# %% ../nbs/19_reports.ipynb #32b1c1ee
+def cell_engine() -> str:
+    "Name of the engine that says which cell it has reached, known to papermill from then on."
+    papermill_engines.register("frcnn_cells", CellEngine)
+    return "frcnn_cells"
+
 # %% ../nbs/19_reports.ipynb #089b32e9
 def unfinished(
     folder: Path,
@@ -549,7 +588,7 @@ def run_report(
     if params.get("data", "phantom") != "phantom" and not Path(params["data"]).exists():
         raise FileNotFoundError(f"the data folder {params['data']!r} does not exist: give the path of a labelled folder")
     if out is None:
-        out = free_folder(Path("reports/runs" if Path("reports").is_dir() else "runs") / report)
+        out = free_folder(named_folder(report))
     out = Path(out)
     if out.exists():
         raise ValueError(f"the run folder {out} exists already: choose another name, or remove it")
@@ -563,7 +602,7 @@ def run_report(
     try:
         papermill.execute_notebook(
             str(report_path(report)), str(notebook), parameters={**params, "out": str(work)}, kernel_name="python3",
-            progress_bar=False, stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
+            progress_bar=False, engine_name=cell_engine() if progress else None, stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
     except PapermillExecutionError as error:
         where = f" What there is of the run is in {work}." if any(work.iterdir()) else ""
         raise ReportError(f"{error.evalue.strip()}{where}") from None
@@ -571,12 +610,20 @@ def run_report(
     os.replace(work, out)
     return out
 
+# %% ../nbs/19_reports.ipynb #ebd6e587
+def about(
+    report: str,
+) -> str:
+    "The sentence below a report's title."
+    first = next(cell.source for cell in nbformat.read(report_path(report), as_version=4).cells if cell.cell_type == "markdown")
+    return " ".join(line.strip() for line in first.splitlines()[1:]).split(". ")[0].rstrip(".") + "."
+
 # %% ../nbs/19_reports.ipynb #81473951
 def describe(
     report: str,
 ) -> str:
-    "The parameters of a report with type, default and meaning, as text."
-    lines = [f"{report}: parameters"]
+    "What a report is about, and its parameters with type, default and meaning, as text."
+    lines = [f"{report}: {about(report)}", "", "parameters, set by -p NAME VALUE or in a file given by -f:"]
     for p in declared_parameters(report).values():
         if p.name != "out":
             lines.append(f"  {p.name:<15} {p.type:<6} {p.default!r:<14} {p.help}")
@@ -605,34 +652,60 @@ def shell_parameters(
         params[name] = parse_value(text, declared[name]) if name in declared else text
     return check_parameters(args.report, params)
 
-# %% ../nbs/19_reports.ipynb #014e8f0b
-def frcnn_report(
-    argv: list[str] | None = None,   # None: the command line
+# %% ../nbs/19_reports.ipynb #285c097e
+def add_parameter_options(
+    parser: argparse.ArgumentParser,
 ) -> None:
-    "`frcnn_report train [DATA] -p epochs 3`: run a report from the shell."
-    parser = argparse.ArgumentParser(prog="frcnn_report", description="Run a report notebook into a run folder.")
+    "The options that say which report is run, and with which parameters."
     parser.add_argument("report", nargs="?", help="name of the report")
     parser.add_argument("data", nargs="?", help="folder of images and labels: short for -p data FOLDER")
     parser.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="a parameter of the report")
     parser.add_argument("-f", dest="file", help="YAML file of parameters, such as params.yaml of another run")
     parser.add_argument("--name", help="name or path of the run folder")
+
+# %% ../nbs/19_reports.ipynb #5cce411a
+def report_parser() -> argparse.ArgumentParser:
+    "The options of `frcnn_report`."
+    parser = argparse.ArgumentParser(
+        prog="frcnn_report", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run a report notebook into a run folder.",
+        epilog="frcnn_report sweep REPORT -g NAME=VALUE,VALUE  run a grid of parameters (sweep --help)\n"
+               "frcnn_report verify RUN                        run again and compare metrics.json")
+    add_parameter_options(parser)
+    parser.add_argument("--open", action="store_true", help="open the page when it is done")
     parser.add_argument("--list", action="store_true", help="list the reports")
+    parser.add_argument("-h", "--help", nargs="?", const="", metavar="REPORT", help="this help, or the parameters of a report")
     parser.add_argument("--parameters", action="store_true", help="list the parameters of the report")
-    args = parser.parse_args(argv)
-    if args.list:
-        print("\n".join(report_names()))
+    return parser
+
+# %% ../nbs/19_reports.ipynb #014e8f0b
+def frcnn_report(
+    argv: list[str] | None = None,   # None: the command line
+) -> None:
+    "`frcnn_report train [DATA] -p epochs 3`: run a report from the shell."
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["sweep"], ["verify"]):
+        from frcnn_nbdev import sweeps      # it is built on this module
+        getattr(sweeps, f"frcnn_{words[0]}")(words[1:])
         return
-    if args.report is None:
+    parser = report_parser()
+    args = parser.parse_args(words)
+    if args.list:
+        print("\n".join(f"{name:<10} {about(name)}" for name in report_names()))
+        return
+    report = args.help or args.report
+    if args.help is not None and not report:
+        parser.print_help()
+        return
+    if report is None:
         parser.error(f"name a report: {', '.join(report_names())}")
     try:
-        if args.parameters:
-            print(describe(args.report))
+        if args.parameters or args.help is not None:
+            print(describe(report))
             return
         params = shell_parameters(args)
-        out = None if args.name is None else Path(args.name)
-        if out is not None and len(out.parts) == 1:
-            out = Path("reports/runs" if Path("reports").is_dir() else "runs") / out
+        out = None if args.name is None else named_folder(args.name)
         start = time.perf_counter()
         print(f"frcnn_report: running {args.report}" + "".join(f" {k}={v}" for k, v in params.items()), flush=True)
         folder = run_report(args.report, params, out)
@@ -640,3 +713,5 @@ def frcnn_report(
         print(f"frcnn_report: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"frcnn_report: done in {time.perf_counter() - start:.0f} s; open {folder / 'report.html'}")
+    if args.open:
+        webbrowser.open((folder / "report.html").resolve().as_uri())
