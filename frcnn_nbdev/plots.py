@@ -813,7 +813,7 @@ def plot_pr_curve(
 ) -> Axes:                                  # one line a class
     "Best precision at each recall or more; a line ends at the recall that the class reaches."
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.4, 3.2), dpi=80, layout="constrained")
+        _, ax = plt.subplots(figsize=(6.0, 3.2), dpi=80, layout="constrained")
     for name, rows, style in _by_class(curves.dropna(subset="recall")):
         if style["label"] and ap is not None and name in ap:
             style["label"] = f"{name}: {ap[name]:.3f}"
@@ -827,7 +827,7 @@ def plot_pr_curve(
     ax.set(xlim=(0, 1.03), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
     ax.spines[["top", "right"]].set_visible(False)
     if ax.lines:
-        ax.legend(frameon=False, loc="lower left", handlelength=2.8)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=2.8)     # curves run everywhere
     if title is not None:
         ax.set_title(title, fontsize=11)
     return ax
@@ -841,7 +841,7 @@ def plot_f1(
 ) -> Axes:                                  # one line a class, its best threshold marked and in the legend
     "F1 against the score from which detections count."
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.6, 3.2), dpi=80, layout="constrained")
+        _, ax = plt.subplots(figsize=(6.2, 3.2), dpi=80, layout="constrained")
     for number, (name, rows, style) in enumerate(_by_class(curves.dropna(subset="f1"))):
         best = rows.iloc[rows["f1"].to_numpy().argmax()]
         if style["label"]:
@@ -853,7 +853,7 @@ def plot_f1(
     ax.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="score threshold", ylabel="F1")
     ax.spines[["top", "right"]].set_visible(False)
     if ax.lines:
-        ax.legend(frameon=False, loc="lower center", handlelength=2.8)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=2.8)
     if title is not None:
         ax.set_title(title, fontsize=11)
     return ax

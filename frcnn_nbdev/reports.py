@@ -7,20 +7,24 @@ __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Par
            'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'data_folder',
            'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'report_model', 'best_anchor_ious',
            'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images',
-           'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side', 'write_page', 'ReportError',
-           'free_folder', 'named_folder', 'CellEngine', 'cell_engine', 'unfinished', 'run_report', 'about', 'describe',
-           'shell_parameters', 'add_parameter_options', 'report_parser', 'frcnn_report']
+           'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side', 'with_contents',
+           'with_wide_figures', 'write_page', 'ReportError', 'free_folder', 'named_folder', 'CellEngine', 'cell_engine',
+           'unfinished', 'run_report', 'about', 'describe', 'shell_parameters', 'add_parameter_options',
+           'report_parser', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
 import ast
+import base64
 import copy
 import difflib
+import html
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -407,10 +411,18 @@ def as_html(
     caption: str,
     *,
     decimals: int = 3,
+    folded: bool = False,      # True: only the caption is seen until a click
 ) -> None:
     "Display a table with a caption; its texts are escaped."
     shown = table.to_html(index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format, na_rep="–")
-    display(HTML(f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"))
+    shown = shown.replace("<th>", '<th scope="col">')
+    words = html.escape(caption)
+    # A table that is wider than a phone scrolls by itself, and by the keyboard too.
+    shown = f'<div class="scroll" tabindex="0" role="group" aria-label="{words}">{shown}</div>'
+    if folded:
+        display(HTML(f"<details><summary>{words}</summary>{shown}</details>"))
+    else:
+        display(HTML(f"<figure><figcaption>{words}</figcaption>{shown}</figure>"))
 
 # %% ../nbs/19_reports.ipynb #df4df7cc
 def sample_images(
@@ -490,12 +502,55 @@ PAGE_TEMPLATE = """
 {% block html_head_js_mermaidjs %}{% endblock html_head_js_mermaidjs %}
 {% block html_head_css %}{{ super() }}
 <style>
+:root { --jp-mirror-editor-comment-color: #2d6060; --jp-mirror-editor-builtin-color: #005c00; --jp-mirror-editor-keyword-color: #005c00;
+        --jp-mirror-editor-number-color: #005c00; --jp-mirror-editor-string-color: #a31515; --jp-mirror-editor-operator-color: #7a1fa2;
+        --jp-mirror-editor-punctuation-color: #004d99; }      /* dark enough on the grey of the code */
+nav, summary { font-family: var(--jp-content-font-family); }
 main { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
-details.code > summary { color: #666; font-size: 80%; cursor: pointer; margin: .3rem 0; }
-figcaption { font-weight: 600; margin: .5rem 0; }
-.jp-RenderedHTMLCommon table { overflow-x: auto; display: block; }
+details > summary { cursor: pointer; margin: .3rem 0; }
+details.code > summary { color: #595959; font-size: 85%; }
+figure { margin: 0 0 1rem 0 !important; }
+figcaption { color: #333; margin: .4rem 0; }
+figure > figcaption:first-child { font-weight: 600; color: inherit; }
+.scroll { overflow-x: auto; max-width: 100%; }
+.jp-RenderedHTMLCommon table { margin: 0; }
+nav.contents a { color: #00509e; }
+nav.contents ol { margin: .3rem 0; padding-left: 1.4rem; }
+nav.contents li { padding: .15rem 0; }
+@media (min-width: 88rem) { nav.contents { position: fixed; left: 1rem; top: 2rem; width: 11rem; } }
+@media (max-width: 40rem) {
+  main { padding: 0 .3rem; }
+  .jp-Cell { padding: 2px !important; }
+  .highlight pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+  figure.wide { overflow-x: auto; }
+  figure.wide img { max-width: none !important; width: 42rem; }
+  figure.wide figcaption { position: sticky; left: 0; max-width: 92vw; }
+}
 </style>{% endblock html_head_css %}
 """
+
+# %% ../nbs/19_reports.ipynb #2406d8e9
+def with_contents(
+    page: str,       # HTML of nbconvert
+) -> str:
+    "The page with a list of its sections at its beginning."
+    sections = re.findall(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', page)
+    if not sections:
+        return page
+    items = "".join(f'<li><a href="#{place}">{words}</a></li>' for place, words in sections)
+    return page.replace("<main>", f'<nav class="contents" aria-label="Contents"><details open><summary>Contents</summary><ol>{items}</ol></details></nav><main>', 1)
+
+# %% ../nbs/19_reports.ipynb #e3f8c152
+def with_wide_figures(
+    page: str,       # HTML of nbconvert
+    limit: int = 560,      # pixels: wider figures do not shrink on a phone
+) -> str:
+    "The page with its wide figures marked; the keyboard reaches them, because they may scroll."
+    def marked(figure):
+        # The first bytes of a PNG say how wide it is.
+        width = int.from_bytes(base64.b64decode(figure[2])[16:20], "big")
+        return figure[0].replace("<figure", '<figure class="wide" tabindex="0"', 1) if width > limit else figure[0]
+    return re.sub(r'<figure( style="margin:0")?><img src="data:image/png;base64,([A-Za-z0-9+/]{32})', marked, page)
 
 # %% ../nbs/19_reports.ipynb #dbd1ecdb
 def write_page(
@@ -503,13 +558,13 @@ def write_page(
     page: str | Path,          # .html
     title: str,
 ) -> None:
-    "The report as one HTML file: figures inside, code folded, nothing loaded from elsewhere."
+    "The report as one HTML file: contents, figures inside, code folded, nothing loaded from elsewhere."
     exporter = HTMLExporter(
         template_name="lab", extra_loaders=[jinja2.DictLoader({"page.html.j2": PAGE_TEMPLATE})],
         template_file="page.html.j2", exclude_input_prompt=True, exclude_output_prompt=True,
         mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="")
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), {"metadata": {"name": title}})
-    Path(page).write_text(body, encoding="utf-8")
+    Path(page).write_text(with_contents(with_wide_figures(body)), encoding="utf-8")
 
 # %% ../nbs/19_reports.ipynb #b4bbf74e
 class ReportError(Exception):
