@@ -11,7 +11,7 @@ __all__ = ['LABEL_FOLDERS', 'freeze_like', 'read_run', 'load_model', 'ImageSet',
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice

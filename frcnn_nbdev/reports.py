@@ -505,6 +505,7 @@ PAGE_TEMPLATE = """
 :root { --jp-mirror-editor-comment-color: #2d6060; --jp-mirror-editor-builtin-color: #005c00; --jp-mirror-editor-keyword-color: #005c00;
         --jp-mirror-editor-number-color: #005c00; --jp-mirror-editor-string-color: #a31515; --jp-mirror-editor-operator-color: #7a1fa2;
         --jp-mirror-editor-punctuation-color: #004d99; }      /* dark enough on the grey of the code */
+nav.contents { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
 nav, summary { font-family: var(--jp-content-font-family); }
 main { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
 details > summary { cursor: pointer; margin: .3rem 0; }

@@ -7,7 +7,7 @@ __all__ = ['parse_grid', 'grid_points', 'Job', 'job_name', 'plan_sweep', 'run_jo
            'prepare_data', 'on_dask', 'sweep_parser', 'frcnn_sweep', 'compare_sweep', 'number_differences',
            'verify_run', 'frcnn_verify']
 
-# %% ../nbs/19c_sweeps.ipynb #2dc881e3
+# %% ../nbs/19c_sweeps.ipynb #e4280168
 import argparse
 import importlib.util
 import itertools
@@ -25,9 +25,9 @@ from pathlib import Path
 import yaml
 
 from .reports import (ReportError, Run, add_parameter_options, check_parameters, data_folder, declared_parameters,
-                                 environment, named_folder, parse_value, run_report, shell_parameters, write_json)
+                                 named_folder, parse_value, run_report, shell_parameters, write_json)
 
-# %% ../nbs/19c_sweeps.ipynb #4d58dd1f
+# %% ../nbs/19c_sweeps.ipynb #1d9c0779
 def parse_grid(
     report: str,
     texts: Sequence[str],              # "lr=0.001,0.003"
@@ -46,14 +46,14 @@ def parse_grid(
             raise ValueError(f"the grid has a value of {name!r} twice: {text}")
     return grid
 
-# %% ../nbs/19c_sweeps.ipynb #216ca3ea
+# %% ../nbs/19c_sweeps.ipynb #0d00fbc7
 def grid_points(
     grid: Mapping[str, Sequence[object]],
 ) -> list[dict[str, object]]:
     "Every combination of a grid's values, the last parameter changing fastest."
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
-# %% ../nbs/19c_sweeps.ipynb #426d2a94
+# %% ../nbs/19c_sweeps.ipynb #89302f3d
 @dataclass
 class Job:
     "One run of a sweep, and what became of it."
@@ -64,7 +64,7 @@ class Job:
     tries: int = 0
     error: str = ""          # last line of a failed run
 
-# %% ../nbs/19c_sweeps.ipynb #88e82721
+# %% ../nbs/19c_sweeps.ipynb #3d420511
 def job_name(
     point: Mapping[str, object],     # parameter → value
 ) -> str:
@@ -72,7 +72,7 @@ def job_name(
     words = [f"{name}={Path(value).name if isinstance(value, str) else value}" for name, value in point.items()]
     return re.sub(r"[^\w.=+-]", "-", "_".join(words))[:120] or "run"
 
-# %% ../nbs/19c_sweeps.ipynb #60bfda1f
+# %% ../nbs/19c_sweeps.ipynb #8a9b6579
 def plan_sweep(
     report: str,
     params: Mapping[str, object],                # of all runs
@@ -87,7 +87,7 @@ def plan_sweep(
     names = [name if names.count(name) == 1 else f"{name}-{names[:at].count(name) + 1}" for at, name in enumerate(names)]
     return [Job(name, report, check_parameters(report, {**params, **point})) for name, point in zip(names, points, strict=True)]
 
-# %% ../nbs/19c_sweeps.ipynb #7bc482c8
+# %% ../nbs/19c_sweeps.ipynb #7b34909c
 def run_job(
     job: Job,
     folder: str,            # of the sweep
@@ -117,7 +117,7 @@ def run_job(
             return replace(job, state="finished", tries=attempt)
     return replace(job, state="failed", tries=attempt, error=last_words(Path(folder) / f"{job.name}.log", done.returncode))
 
-# %% ../nbs/19c_sweeps.ipynb #f1ef579d
+# %% ../nbs/19c_sweeps.ipynb #9557ffbc
 def last_words(
     log: Path,
     code: int,        # exit code
@@ -129,7 +129,7 @@ def last_words(
         return f"killed by signal {-code}" + (" (memory may have run out)" if code == -9 else "")
     return (ours or lines or [f"exit code {code}"])[-1].removeprefix("frcnn_report: ")
 
-# %% ../nbs/19c_sweeps.ipynb #52aa9bbd
+# %% ../nbs/19c_sweeps.ipynb #750ff27e
 def run_sweep(
     jobs: Sequence[Job],
     folder: str | Path,                      # gets a folder for each run, and sweep.json
@@ -154,14 +154,14 @@ def run_sweep(
         told(f"{job.state:<8} {job.name}" + (f": {job.error}" if job.error else ""))
     return list(done.values())
 
-# %% ../nbs/19c_sweeps.ipynb #f11144f5
+# %% ../nbs/19c_sweeps.ipynb #04bad97f
 def on_threads(jobs, folder: str, threads: int, retries: int, at_once: int, work: Callable, scheduler: None):
     "The jobs as they end, run by threads of this process."
     with ThreadPoolExecutor(at_once) as pool:
         for future in as_completed([pool.submit(work, job, folder, threads, retries) for job in jobs]):
             yield future.result()
 
-# %% ../nbs/19c_sweeps.ipynb #87e71a3f
+# %% ../nbs/19c_sweeps.ipynb #d5f5ce1b
 def prepare_data(
     jobs: Sequence[Job],
     folder: Path,            # of the sweep
@@ -176,7 +176,7 @@ def prepare_data(
             data_folder(Run(job.report, folder / job.name, params), progress=False)
             drawn.add(key)
 
-# %% ../nbs/19c_sweeps.ipynb #31f9b3fe
+# %% ../nbs/19c_sweeps.ipynb #a9c388b9
 def on_dask(jobs, folder: str, threads: int, retries: int, at_once: int, work: Callable, scheduler: str):
     "The jobs as they end, run by the workers of a Dask cluster. ValueError without Dask, or without a scheduler at the address."
     if importlib.util.find_spec("distributed") is None:
@@ -198,7 +198,7 @@ def on_dask(jobs, folder: str, threads: int, retries: int, at_once: int, work: C
         if cluster is not None:
             cluster.close()
 
-# %% ../nbs/19c_sweeps.ipynb #35bd9d96
+# %% ../nbs/19c_sweeps.ipynb #4863b6d7
 def sweep_parser() -> argparse.ArgumentParser:
     "The options of `frcnn_report sweep`."
     parser = argparse.ArgumentParser(prog="frcnn_report sweep", description="Run a grid of parameters, then compare the runs.")
@@ -209,7 +209,7 @@ def sweep_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler such as tcp://10.0.0.5:8786, or local")
     return parser
 
-# %% ../nbs/19c_sweeps.ipynb #c5e43d8b
+# %% ../nbs/19c_sweeps.ipynb #4066f9c7
 def frcnn_sweep(
     argv: list[str],
 ) -> None:
@@ -235,7 +235,7 @@ def frcnn_sweep(
         print(f"frcnn_report: {len(failed)} of {len(done)} runs failed: " + "; ".join(f"{job.name}: {job.error}" for job in failed), file=sys.stderr)
         sys.exit(1)
 
-# %% ../nbs/19c_sweeps.ipynb #19e212a1
+# %% ../nbs/19c_sweeps.ipynb #9d648433
 def compare_sweep(
     jobs: Sequence[Job],
     folder: Path,           # of the sweep
@@ -250,7 +250,7 @@ def compare_sweep(
         out = folder / f"compare-{number}"
     return run_report("compare", {"runs": runs}, out) / "report.html"
 
-# %% ../nbs/19c_sweeps.ipynb #1a8e0cb2
+# %% ../nbs/19c_sweeps.ipynb #78cc9845
 def number_differences(
     first: object,          # what a metrics.json holds
     again: object,
@@ -264,7 +264,7 @@ def number_differences(
         return [one for at, (a, b) in enumerate(zip(first, again, strict=True)) for one in number_differences(a, b, f"{path}[{at}]")]
     return [] if first == again else [(path, first, again)]
 
-# %% ../nbs/19c_sweeps.ipynb #d27dc8c1
+# %% ../nbs/19c_sweeps.ipynb #0c117779
 def verify_run(
     run: str | Path,             # folder of a finished run
     *,
@@ -282,7 +282,7 @@ def verify_run(
         new, now = (json.loads((again / name).read_text(encoding="utf-8")) for name in ("metrics.json", "environment.json"))
     return number_differences(metrics, new), number_differences(then, now)
 
-# %% ../nbs/19c_sweeps.ipynb #b8f9fd04
+# %% ../nbs/19c_sweeps.ipynb #8d2ae1d4
 def frcnn_verify(
     argv: list[str],
 ) -> None:
