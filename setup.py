@@ -28,7 +28,7 @@ setup(
     package_dir={lib: settings["lib_path"], f"{lib}.report_notebooks": "reports"},
     package_data={f"{lib}.report_notebooks": ["*.ipynb"]},
     install_requires=settings["requirements"].split(),
-    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "docs")},
+    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "docs", "dask")},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": [f"{lib}={lib}._modidx:d"],

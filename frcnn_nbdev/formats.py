@@ -17,7 +17,7 @@ import posixpath
 import re
 import reprlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as XmlWriter
@@ -191,7 +191,8 @@ def read_hc18(
         raise FileNotFoundError(
             f"{root}: no file ends in _Annotation.png, here or up to two levels below; check the path."
         )
-    sizes, splits = _facts_by_filename("pixel size(mm)", root), _facts_by_filename("split", root)
+    sizes, splits, circumferences = (_facts_by_filename(what, root) for what in
+                                     ("pixel size(mm)", "split", "head circumference (mm)"))
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
     read = map_files(
         lambda pair: read_pair(*pair, root, lambda path: white_mask(path, root), options, allow_empty),
@@ -212,8 +213,9 @@ def read_hc18(
         for what, known, cell in [("pixel size", sizes, size), ("split", splits, split)]:
             if known and not cell:
                 findings.append(finding("warning", name, -1, f"no {what} in the CSV", "add a row for it"))
-        group = group_of(name, group_pattern)
-        records += pair_rows(pair, classname="HC", split=split and split_name(split, split_place),
+        group, (true_size, true_place) = group_of(name, group_pattern), _fact_of(circumferences, name)
+        true_size = {"size_mm": to_number(true_size, true_place)} if true_size and len(pair["boxes"]) == 1 else {}
+        records += pair_rows(pair, classname="HC", **true_size, split=split and split_name(split, split_place),
                               group=f"{place}/{group}" if apart and group_pattern == GROUP_PATTERN else group,
                               pixel_size=to_number(size, size_place) if size else np.nan)
     return boxes_table(records, "hc18", findings)
@@ -1416,6 +1418,7 @@ def write_boxes(
     format: str = "csv",              # a key of WRITERS
     *,
     copy_images: bool | None = None,  # None: yolo, voc, labelme do; coco when images are inside LabelMe files; csv does not
+    classes: Sequence[str] | None = None,  # class names, numbered in this order; None: those in the table, sorted
 ) -> list[dict]:                      # findings: what the format cannot hold
     "Write a table for another tool; whole or not at all. ValueError names a row that is no whole box."
     if format not in WRITERS:
@@ -1428,7 +1431,10 @@ def write_boxes(
     inside = format == "coco" and table["name"].str.endswith(".json").any()
     copy = folder is not None or inside if copy_images is None else copy_images
     images = _images_of(table, root, open_images=folder is not None)
-    classes = sorted(set(table["classname"]) - {""})
+    found = sorted(set(table["classname"]) - {""})
+    classes = found if classes is None else list(classes)
+    if set(found) - set(classes):
+        raise ValueError(f"the class {sorted(set(found) - set(classes))[0]!r} is not one of {', '.join(classes)}; add it to classes.")
     with _new_folder(out) as place:
         if folder is not None:
             _place_images(images, root, folder, by_split, place if copy else None)

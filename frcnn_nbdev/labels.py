@@ -34,7 +34,8 @@ from tqdm import tqdm
 # %% ../nbs/02_labels.ipynb #c2d2dc4c
 BOX_COLUMNS = ["name", "x1", "x2", "y1", "y2", "classname"]
 EXTRA_COLUMNS = ["split", "group", "width", "height", "pixel_size"]
-NUMBER_COLUMNS = ["x1", "x2", "y1", "y2", "width", "height", "pixel_size", "score", "iscrowd", "difficult"]
+NUMBER_COLUMNS = ["x1", "x2", "y1", "y2", "width", "height", "pixel_size", "size_mm", "score", "iscrowd",
+                  "difficult"]
 _TEXT_COLUMNS = {"name", "classname", "split", "group", "segmentation"}
 MAX_COORDINATE = 2**31  # pixels; no image is larger
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -540,12 +541,12 @@ def pair_rows(
 
 # %% ../nbs/02_labels.ipynb #a438da00
 def _image_facts(root: Path) -> dict[str, dict]:
-    "Rows of images.csv by path and by bare name: pixel_size and group that pixels cannot tell."
+    "Rows of images.csv by path and by bare name: pixel_size, size_mm and group that pixels cannot tell."
     path = root / "images.csv"
     if not path.is_file():
         return {}
     facts = read_csv_text(path, ["name"], root)
-    for column in {"pixel_size"} & set(facts):
+    for column in {"pixel_size", "size_mm"} & set(facts):
         facts[column] = to_numbers(facts[column], column, path.name)
     rows = facts.to_dict("records")
     return {key: row for row in rows for key in (row["name"], PurePosixPath(row["name"]).name)}
@@ -594,6 +595,8 @@ def _read_painted(
         classname, split = pair["name"].split("/")[:2]
         known = facts.get(pair["name"]) or facts.get(PurePosixPath(pair["name"]).name) or {}
         place = {"segmentation": pair["label"] if len(pair["boxes"]) else ""} if kind == "mask" else {}
+        # A size belongs to an object: with several in the image nobody knows to which.
+        place |= {"size_mm": known["size_mm"]} if "size_mm" in known and len(pair["boxes"]) == 1 else {}
         records += pair_rows(pair, classname=classname, **place, split=split_name(split, f"{classname}/{split}"),
                               group=known.get("group") or group_of(pair["name"], group_pattern),
                               pixel_size=known.get("pixel_size", np.nan))

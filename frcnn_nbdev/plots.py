@@ -6,7 +6,8 @@
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
            'pipeline_figure', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
-           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts']
+           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'paint_boxes',
+           'plot_confusions', 'plot_intervals']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -15,6 +16,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -813,7 +815,7 @@ def plot_pr_curve(
 ) -> Axes:                                  # one line a class
     "Best precision at each recall or more; a line ends at the recall that the class reaches."
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.4, 3.2), dpi=80, layout="constrained")
+        _, ax = plt.subplots(figsize=(6.0, 3.2), dpi=80, layout="constrained")
     for name, rows, style in _by_class(curves.dropna(subset="recall")):
         if style["label"] and ap is not None and name in ap:
             style["label"] = f"{name}: {ap[name]:.3f}"
@@ -827,7 +829,7 @@ def plot_pr_curve(
     ax.set(xlim=(0, 1.03), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
     ax.spines[["top", "right"]].set_visible(False)
     if ax.lines:
-        ax.legend(frameon=False, loc="lower left", handlelength=2.8)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=2.8)     # curves run everywhere
     if title is not None:
         ax.set_title(title, fontsize=11)
     return ax
@@ -841,7 +843,7 @@ def plot_f1(
 ) -> Axes:                                  # one line a class, its best threshold marked and in the legend
     "F1 against the score from which detections count."
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.6, 3.2), dpi=80, layout="constrained")
+        _, ax = plt.subplots(figsize=(6.2, 3.2), dpi=80, layout="constrained")
     for number, (name, rows, style) in enumerate(_by_class(curves.dropna(subset="f1"))):
         best = rows.iloc[rows["f1"].to_numpy().argmax()]
         if style["label"]:
@@ -853,7 +855,7 @@ def plot_f1(
     ax.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="score threshold", ylabel="F1")
     ax.spines[["top", "right"]].set_visible(False)
     if ax.lines:
-        ax.legend(frameon=False, loc="lower center", handlelength=2.8)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=2.8)
     if title is not None:
         ax.set_title(title, fontsize=11)
     return ax
@@ -1033,5 +1035,70 @@ def plot_parts(
         ax.margins(x=0.16)
         ax.set_title(case, fontsize=10)
         ax.set_xlabel("milliseconds")
+        ax.spines[["top", "right"]].set_visible(False)
+    return fig
+
+# %% ../nbs/01_plots.ipynb #1d12d90c
+def paint_boxes(
+    image: np.ndarray,             # (H, W) or (H, W, 3) uint8, RGB
+    boxes,                         # (R, 4) xyxy, pixels
+    *,
+    labels: Sequence[str] | None = None,     # a word for each box
+    scores: Sequence[float] | None = None,   # a number for each box
+    role: str = "prediction",      # key of STYLES: its colour
+) -> np.ndarray:                   # (H, W, 3) uint8: a copy with the boxes
+    "Boxes painted into an image of any size; light lines with a dark edge, so that they show on any grey."
+    picture = np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)).copy()
+    color = tuple(int(_style(role)["color"][at:at + 2], 16) for at in (1, 3, 5))
+    thin = max(1, round(max(picture.shape[:2]) / 400))
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * max(1.0, max(picture.shape[:2]) / 500)
+    # The best box comes first in a table: it is painted last, over the others.
+    for index, box in reversed(list(enumerate(_boxes(boxes)))):
+        x1, y1, x2, y2 = (round(float(side)) for side in box)
+        words = ([] if labels is None else [labels[index]]) + ([] if scores is None else [f"{scores[index]:.2f}"])
+        (width, height), below = cv2.getTextSize(" ".join(words), font, scale, thin)
+        for line, shade in ((thin + 2, (0, 0, 0)), (thin, color)):
+            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), shade, line)
+        if words:
+            top = max(y1 - height - below - thin, 0)
+            cv2.rectangle(picture, (x1, top), (x1 + width, top + height + below), (0, 0, 0), -1)
+            cv2.putText(picture, " ".join(words), (x1, top + height), font, scale, color, thin, cv2.LINE_AA)
+    return picture
+
+# %% ../nbs/01_plots.ipynb #fc2e39fc
+def plot_confusions(
+    matrices: Mapping[str, np.ndarray],   # name of a run → counts, as plot_confusion takes them
+    classes: Sequence[str],               # class names without background
+    *,
+    columns: int = 3,                     # matrices side by side
+) -> Figure:
+    "Confusion matrices of several runs side by side."
+    cell = 0.62 * (len(classes) + 1) + 1.3
+    fig, axes = _grid(len(matrices), columns, cell, 1.0, 0.3)
+    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
+        plot_confusion(matrix, classes, ax=ax, title=textwrap.fill(name, 26))
+    return fig
+
+# %% ../nbs/01_plots.ipynb #1abf3881
+def plot_intervals(
+    panels: Mapping[str, pd.DataFrame],   # what is shown → rows are names; columns value low high
+    *,
+    zero: bool = False,                   # True: differences, with a line at 0
+    columns: int = 2,                     # panels side by side
+    cell: float = 3.6,                    # width of a panel, inches
+) -> Figure:
+    "Values with their intervals below each other, a panel for each kind of value."
+    rows = max(map(len, panels.values()))
+    fig, axes = _grid(len(panels), columns, cell, (0.28 * rows + 0.55) / cell, 0.3)
+    for ax, (what, table) in zip(axes, panels.items(), strict=True):
+        at = np.arange(len(table))
+        reach = np.clip([table["value"] - table["low"], table["high"] - table["value"]], 0, None)
+        ax.errorbar(table["value"], at, xerr=np.nan_to_num(reach), fmt="o", color=_COLORS[0], markersize=5, capsize=3, elinewidth=1.4)
+        if zero:
+            ax.axvline(0, color="0.35", linewidth=1, linestyle=(0, (4, 2)))
+        ax.set_yticks(at, [textwrap.shorten(str(name), 34, placeholder="…") for name in table.index])
+        ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.set_title(what, fontsize=11)
+        ax.grid(True, axis="x", color="0.9", linewidth=0.7)
         ax.spines[["top", "right"]].set_visible(False)
     return fig

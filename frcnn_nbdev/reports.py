@@ -5,26 +5,32 @@
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
            'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'data_folder',
-           'open_data', 'open_splits', 'report_anchors', 'model_names', 'report_torchvision_model', 'report_model',
-           'best_anchor_ious', 'torchvision_twin', 'train_model', 'predict_split', 'as_html', 'sample_images',
-           'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence', 'side_by_side',
-           'write_page', 'ReportError', 'free_folder', 'unfinished', 'run_report', 'describe', 'shell_parameters',
-           'frcnn_report']
+           'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'model_names', 'report_torchvision_model',
+           'report_model', 'best_anchor_ious', 'torchvision_twin', 'train_model', 'predict_split', 'as_html',
+           'sample_images', 'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence',
+           'side_by_side', 'with_contents', 'with_wide_figures', 'write_page', 'ReportError', 'free_folder',
+           'named_folder', 'CellEngine', 'cell_engine', 'unfinished', 'run_report', 'about', 'describe',
+           'shell_parameters', 'add_parameter_options', 'report_parser', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import argparse
 import ast
+import base64
 import copy
 import difflib
+import html
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
+import webbrowser
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -41,6 +47,7 @@ import torch
 import yaml
 from IPython.display import HTML, clear_output, display
 from nbconvert import HTMLExporter
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, anchor_utils
@@ -175,8 +182,11 @@ class Run:
         self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - start
         clear_output()
 
-    def finish(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None) -> None:
+    def finish(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None,
+               truth: pd.DataFrame | None = None) -> None:
         "Write what the report found; `metrics.json` is the last file, so a folder that has it is complete."
+        if truth is not None:
+            write_boxes_csv(truth, self.folder / "truth.csv")
         if predictions is not None:
             write_boxes_csv(predictions, self.folder / "predictions.csv")
         self.times["whole report"] = time.perf_counter() - self.started
@@ -238,7 +248,7 @@ def start_run(
         raise ValueError(f"the run folder {folder.name} holds a finished run: choose another `out`")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    write_json(environment(), folder / "environment.json")
+    write_json(environment() | {"report": report}, folder / "environment.json")
     matplotlib.rcParams["text.parse_math"] = False      # a dollar in a class name starts no formula
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
     return Run(report, folder, params)
@@ -259,21 +269,29 @@ def data_folder(
     write_phantom(folder, images=counts, seed=seed, progress=progress)
     return folder
 
+# %% ../nbs/19_reports.ipynb #b983a7e4
+def data_fingerprint(
+    table: pd.DataFrame,     # boxes table
+) -> str:                    # 16 hexadecimal digits
+    "The same digits for the same boxes in the same splits."
+    return sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
 # %% ../nbs/19_reports.ipynb #8613a0e4
 def open_data(
     run: Run,
     *,
     strict: bool = True,      # False: rows with errors are left out instead of stopping the report
+    classes: Sequence[str] | None = None,   # the classes there may be, in label order; None: those found
     progress: bool = True,
 ) -> DetectionData:
     "The checked data of the folder that the parameter `data` names."
     folder, pattern = data_folder(run, progress=progress), run.params.get("group_pattern")
     masks = learns_masks(run.params.get("model", ""))
-    data = load_boxes(folder, strict=strict, seed=run.params["seed"], progress=progress,
+    data = load_boxes(folder, classes=classes, strict=strict, seed=run.params["seed"], progress=progress,
                       format=mask_format(folder) if masks else "auto", **({"group_pattern": pattern} if pattern else {}))
     facts = json.loads((run.folder / "environment.json").read_text())
     facts["data"] = {"format": data.format, "classes": list(data.classes), "rows": len(data.table),
-                     "fingerprint": sha256(data.table.to_csv(index=False).encode()).hexdigest()[:16]}
+                     "fingerprint": data_fingerprint(data.table)}
     write_json(facts, run.folder / "environment.json")
     return data
 
@@ -302,10 +320,14 @@ def report_anchors(
     run: Run,
     dataset: BoxesDataset,    # the training images
 ) -> np.ndarray:              # (k, 2) width, height, pixels of the network's input
-    "Anchor sizes fitted to the training boxes; fewer than asked for when there are fewer distinct boxes."
+    """Anchor sizes fitted to the training boxes; fewer than asked for when there are fewer distinct boxes.
+
+    They are kept in `model.json` with the classes: what the weights need to become a detector again."""
     sizes = dataset.box_sizes().numpy()
     k = min(run.params["anchors"], len(np.unique(sizes, axis=0)))
-    return fit_anchors(sizes, k, seed=run.params["seed"])
+    fitted = fit_anchors(sizes, k, seed=run.params["seed"])
+    write_json({"anchors": fitted.tolist(), "classes": list(dataset.data.classes)}, run.folder / "model.json")
+    return fitted
 
 # %% ../nbs/19_reports.ipynb #2f3cc255
 def model_names() -> list[str]:
@@ -428,10 +450,18 @@ def as_html(
     caption: str,
     *,
     decimals: int = 3,
+    folded: bool = False,      # True: only the caption is seen until a click
 ) -> None:
     "Display a table with a caption; its texts are escaped."
     shown = table.to_html(index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format, na_rep="–")
-    display(HTML(f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"))
+    shown = shown.replace("<th>", '<th scope="col">')
+    words = html.escape(caption)
+    # A table that is wider than a phone scrolls by itself, and by the keyboard too.
+    shown = f'<div class="scroll" tabindex="0" role="group" aria-label="{words}">{shown}</div>'
+    if folded:
+        display(HTML(f"<details><summary>{words}</summary>{shown}</details>"))
+    else:
+        display(HTML(f"<figure><figcaption>{words}</figcaption>{shown}</figure>"))
 
 # %% ../nbs/19_reports.ipynb #df4df7cc
 def sample_images(
@@ -511,12 +541,56 @@ PAGE_TEMPLATE = """
 {% block html_head_js_mermaidjs %}{% endblock html_head_js_mermaidjs %}
 {% block html_head_css %}{{ super() }}
 <style>
+:root { --jp-mirror-editor-comment-color: #2d6060; --jp-mirror-editor-builtin-color: #005c00; --jp-mirror-editor-keyword-color: #005c00;
+        --jp-mirror-editor-number-color: #005c00; --jp-mirror-editor-string-color: #a31515; --jp-mirror-editor-operator-color: #7a1fa2;
+        --jp-mirror-editor-punctuation-color: #004d99; }      /* dark enough on the grey of the code */
+nav.contents { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
+nav, summary { font-family: var(--jp-content-font-family); }
 main { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
-details.code > summary { color: #666; font-size: 80%; cursor: pointer; margin: .3rem 0; }
-figcaption { font-weight: 600; margin: .5rem 0; }
-.jp-RenderedHTMLCommon table { overflow-x: auto; display: block; }
+details > summary { cursor: pointer; margin: .3rem 0; }
+details.code > summary { color: #595959; font-size: 85%; }
+figure { margin: 0 0 1rem 0 !important; }
+figcaption { color: #333; margin: .4rem 0; }
+figure > figcaption:first-child { font-weight: 600; color: inherit; }
+.scroll { overflow-x: auto; max-width: 100%; }
+.jp-RenderedHTMLCommon table { margin: 0; }
+nav.contents a { color: #00509e; }
+nav.contents ol { margin: .3rem 0; padding-left: 1.4rem; }
+nav.contents li { padding: .15rem 0; }
+@media (min-width: 88rem) { nav.contents { position: fixed; left: 1rem; top: 2rem; width: 11rem; } }
+@media (max-width: 40rem) {
+  main { padding: 0 .3rem; }
+  .jp-Cell { padding: 2px !important; }
+  .highlight pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+  figure.wide { overflow-x: auto; }
+  figure.wide img { max-width: none !important; width: 42rem; }
+  figure.wide figcaption { position: sticky; left: 0; max-width: 92vw; }
+}
 </style>{% endblock html_head_css %}
 """
+
+# %% ../nbs/19_reports.ipynb #2406d8e9
+def with_contents(
+    page: str,       # HTML of nbconvert
+) -> str:
+    "The page with a list of its sections at its beginning."
+    sections = re.findall(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', page)
+    if not sections:
+        return page
+    items = "".join(f'<li><a href="#{place}">{words}</a></li>' for place, words in sections)
+    return page.replace("<main>", f'<nav class="contents" aria-label="Contents"><details open><summary>Contents</summary><ol>{items}</ol></details></nav><main>', 1)
+
+# %% ../nbs/19_reports.ipynb #e3f8c152
+def with_wide_figures(
+    page: str,       # HTML of nbconvert
+    limit: int = 560,      # pixels: wider figures do not shrink on a phone
+) -> str:
+    "The page with its wide figures marked; the keyboard reaches them, because they may scroll."
+    def marked(figure):
+        # The first bytes of a PNG say how wide it is.
+        width = int.from_bytes(base64.b64decode(figure[2])[16:20], "big")
+        return figure[0].replace("<figure", '<figure class="wide" tabindex="0"', 1) if width > limit else figure[0]
+    return re.sub(r'<figure( style="margin:0")?><img src="data:image/png;base64,([A-Za-z0-9+/]{32})', marked, page)
 
 # %% ../nbs/19_reports.ipynb #dbd1ecdb
 def write_page(
@@ -524,13 +598,13 @@ def write_page(
     page: str | Path,          # .html
     title: str,
 ) -> None:
-    "The report as one HTML file: figures inside, code folded, nothing loaded from elsewhere."
+    "The report as one HTML file: contents, figures inside, code folded, nothing loaded from elsewhere."
     exporter = HTMLExporter(
         template_name="lab", extra_loaders=[jinja2.DictLoader({"page.html.j2": PAGE_TEMPLATE})],
         template_file="page.html.j2", exclude_input_prompt=True, exclude_output_prompt=True,
         mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url="")
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), {"metadata": {"name": title}})
-    Path(page).write_text(body, encoding="utf-8")
+    Path(page).write_text(with_contents(with_wide_figures(body)), encoding="utf-8")
 
 # %% ../nbs/19_reports.ipynb #b4bbf74e
 class ReportError(Exception):
@@ -546,6 +620,42 @@ def free_folder(
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
     return folder
+
+# %% ../nbs/19_reports.ipynb #ea3eecca
+def named_folder(
+    name: str,       # name or path
+) -> Path:
+    "The run folder of a name: in reports/runs in a clone, in runs elsewhere; a path is itself."
+    path = Path(name)
+    return path if len(path.parts) > 1 else Path("reports/runs" if Path("reports").is_dir() else "runs") / path
+
+# %% ../nbs/19_reports.ipynb #ca720760
+class CellEngine(NBClientEngine):
+    "papermill's engine, which also says which cell it has reached."
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        heading, headings, number = "", [], 0
+        for cell in nb_man.nb.cells:
+            lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
+            heading = next((line.lstrip("# ") for line in lines if line.startswith("#")), heading)
+            headings.append(heading)
+            number += cell.cell_type == "code"
+        told = nb_man.cell_start
+
+        def cell_start(cell, cell_index=None, **options):
+            if cell.cell_type == "code":
+                done = sum(one.cell_type == "code" for one in nb_man.nb.cells[:cell_index])
+                print(f"frcnn_report: cell {done + 1} of {number}: {headings[cell_index]}", file=sys.stderr, flush=True)
+            return told(cell, cell_index, **options)
+        nb_man.cell_start = cell_start
+        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+# %% ../nbs/19_reports.ipynb #32b1c1ee
+def cell_engine() -> str:
+    "Name of the engine that says which cell it has reached, known to papermill from then on."
+    papermill_engines.register("frcnn_cells", CellEngine)
+    return "frcnn_cells"
 
 # %% ../nbs/19_reports.ipynb #089b32e9
 def unfinished(
@@ -573,7 +683,7 @@ def run_report(
     if params.get("data", "phantom") != "phantom" and not Path(params["data"]).exists():
         raise FileNotFoundError(f"the data folder {params['data']!r} does not exist: give the path of a labelled folder")
     if out is None:
-        out = free_folder(Path("reports/runs" if Path("reports").is_dir() else "runs") / report)
+        out = free_folder(named_folder(report))
     out = Path(out)
     if out.exists():
         raise ValueError(f"the run folder {out} exists already: choose another name, or remove it")
@@ -587,7 +697,7 @@ def run_report(
     try:
         papermill.execute_notebook(
             str(report_path(report)), str(notebook), parameters={**params, "out": str(work)}, kernel_name="python3",
-            progress_bar=False, stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
+            progress_bar=False, engine_name=cell_engine() if progress else None, stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
     except PapermillExecutionError as error:
         where = f" What there is of the run is in {work}." if any(work.iterdir()) else ""
         raise ReportError(f"{error.evalue.strip()}{where}") from None
@@ -595,12 +705,20 @@ def run_report(
     os.replace(work, out)
     return out
 
+# %% ../nbs/19_reports.ipynb #ebd6e587
+def about(
+    report: str,
+) -> str:
+    "The sentence below a report's title."
+    first = next(cell.source for cell in nbformat.read(report_path(report), as_version=4).cells if cell.cell_type == "markdown")
+    return " ".join(line.strip() for line in first.splitlines()[1:]).split(". ")[0].rstrip(".") + "."
+
 # %% ../nbs/19_reports.ipynb #81473951
 def describe(
     report: str,
 ) -> str:
-    "The parameters of a report with type, default and meaning, as text."
-    lines = [f"{report}: parameters"]
+    "What a report is about, and its parameters with type, default and meaning, as text."
+    lines = [f"{report}: {about(report)}", "", "parameters, set by -p NAME VALUE or in a file given by -f:"]
     for p in declared_parameters(report).values():
         if p.name != "out":
             lines.append(f"  {p.name:<15} {p.type:<6} {p.default!r:<14} {p.help}")
@@ -629,34 +747,60 @@ def shell_parameters(
         params[name] = parse_value(text, declared[name]) if name in declared else text
     return check_parameters(args.report, params)
 
-# %% ../nbs/19_reports.ipynb #014e8f0b
-def frcnn_report(
-    argv: list[str] | None = None,   # None: the command line
+# %% ../nbs/19_reports.ipynb #285c097e
+def add_parameter_options(
+    parser: argparse.ArgumentParser,
 ) -> None:
-    "`frcnn_report train [DATA] -p epochs 3`: run a report from the shell."
-    parser = argparse.ArgumentParser(prog="frcnn_report", description="Run a report notebook into a run folder.")
+    "The options that say which report is run, and with which parameters."
     parser.add_argument("report", nargs="?", help="name of the report")
     parser.add_argument("data", nargs="?", help="folder of images and labels: short for -p data FOLDER")
     parser.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="a parameter of the report")
     parser.add_argument("-f", dest="file", help="YAML file of parameters, such as params.yaml of another run")
     parser.add_argument("--name", help="name or path of the run folder")
+
+# %% ../nbs/19_reports.ipynb #5cce411a
+def report_parser() -> argparse.ArgumentParser:
+    "The options of `frcnn_report`."
+    parser = argparse.ArgumentParser(
+        prog="frcnn_report", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run a report notebook into a run folder.",
+        epilog="frcnn_report sweep REPORT -g NAME=VALUE,VALUE  run a grid of parameters (sweep --help)\n"
+               "frcnn_report verify RUN                        run again and compare metrics.json")
+    add_parameter_options(parser)
+    parser.add_argument("--open", action="store_true", help="open the page when it is done")
     parser.add_argument("--list", action="store_true", help="list the reports")
+    parser.add_argument("-h", "--help", nargs="?", const="", metavar="REPORT", help="this help, or the parameters of a report")
     parser.add_argument("--parameters", action="store_true", help="list the parameters of the report")
-    args = parser.parse_args(argv)
-    if args.list:
-        print("\n".join(report_names()))
+    return parser
+
+# %% ../nbs/19_reports.ipynb #014e8f0b
+def frcnn_report(
+    argv: list[str] | None = None,   # None: the command line
+) -> None:
+    "`frcnn_report train [DATA] -p epochs 3`: run a report from the shell."
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["sweep"], ["verify"]):
+        from frcnn_nbdev import sweeps      # it is built on this module
+        getattr(sweeps, f"frcnn_{words[0]}")(words[1:])
         return
-    if args.report is None:
+    parser = report_parser()
+    args = parser.parse_args(words)
+    if args.list:
+        print("\n".join(f"{name:<10} {about(name)}" for name in report_names()))
+        return
+    report = args.help or args.report
+    if args.help is not None and not report:
+        parser.print_help()
+        return
+    if report is None:
         parser.error(f"name a report: {', '.join(report_names())}")
     try:
-        if args.parameters:
-            print(describe(args.report))
+        if args.parameters or args.help is not None:
+            print(describe(report))
             return
         params = shell_parameters(args)
-        out = None if args.name is None else Path(args.name)
-        if out is not None and len(out.parts) == 1:
-            out = Path("reports/runs" if Path("reports").is_dir() else "runs") / out
+        out = None if args.name is None else named_folder(args.name)
         start = time.perf_counter()
         print(f"frcnn_report: running {args.report}" + "".join(f" {k}={v}" for k, v in params.items()), flush=True)
         folder = run_report(args.report, params, out)
@@ -664,3 +808,5 @@ def frcnn_report(
         print(f"frcnn_report: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"frcnn_report: done in {time.perf_counter() - start:.0f} s; open {folder / 'report.html'}")
+    if args.open:
+        webbrowser.open((folder / "report.html").resolve().as_uri())

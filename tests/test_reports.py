@@ -1,5 +1,6 @@
 "Reports end to end: a tiny run, the same numbers twice, and every kind of bad input stopped by one sentence."
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from frcnn_nbdev.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = dict(phantom_train=24, epochs=2, image_size=96, batch_size=4, rois=16, validate_every=1)
-RUN_FILES = ["environment.json", "metrics.json", "model.safetensors", "params.yaml", "predictions.csv", "report.html",
-             "report.ipynb", "times.json"]
+RUN_FILES = ["environment.json", "history.csv", "metrics.json", "model.json", "model.safetensors", "params.yaml", "predictions.csv",
+             "report.html", "report.ipynb", "times.json", "truth.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(folder) -> Path:
-    return reports.run_report("train", dict(TINY, baseline=True), folder / "tiny", progress=False)
+def tiny(tiny_run) -> Path:
+    return tiny_run
 
 
 def test_a_run_folder_is_complete(tiny):
@@ -36,12 +37,14 @@ def test_a_run_folder_is_complete(tiny):
     assert list((tiny / "figures").glob("*.png"))
     metrics = json.loads((tiny / "metrics.json").read_text())
     assert {"AP", "AP50", "AP75", "accuracy", "mean_iou", "images"} <= set(metrics["test"])
-    assert set(metrics) == {"test", "val", "baseline"} and metrics["test"]["images"] == 6
+    assert set(metrics) == {"test", "val", "baseline", "analysis"} and metrics["test"]["images"] == 6
     header = (tiny / "predictions.csv").read_text().splitlines()[0]
     assert header == "name,x1,x2,y1,y2,classname,score"
     page = (tiny / "report.html").read_text()
     assert "<img" in page and "https://cdn" not in page and "src=\"http" not in page
     assert "/s]" not in page and "Warning" not in page, "a progress bar or a warning is on the page"
+    assert '<nav class="contents"' in page and page.count("<img") == page.count("alt=\"") and 'alt=""' not in page
+    assert json.loads((tiny / "environment.json").read_text()).keys() >= {"report", "commit", "packages", "data"}
 
 
 def test_params_yaml_runs_as_is_and_gives_the_same_metrics(tiny, folder):
@@ -85,6 +88,28 @@ def test_bad_parameters(words, sentence, tmp_path, shell):
     code, last = shell(*words, "--name", str(tmp_path / "run"))
     assert code == 1 and last.startswith("frcnn_report:") and sentence in last
     assert not (tmp_path / "run").exists()
+
+
+def test_reports_and_their_parameters_are_listed(capsys):
+    reports.frcnn_report(["--list"])
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == reports.report_names() and all(line.endswith(".") for line in listed)
+    for words in (["--help", "train"], ["train", "--help"], ["train", "--parameters"]):
+        reports.frcnn_report(words)
+        said = capsys.readouterr().out
+        assert re.search(r"^  lr +float +0.0015 +highest learning rate$", said, re.M) and "  out " not in said
+    reports.frcnn_report(["--help"])
+    assert "frcnn_report sweep" in capsys.readouterr().out
+
+
+def test_the_shell_says_where_it_is_and_opens_the_page(tmp_path, monkeypatch, capfd):
+    opened = []
+    monkeypatch.setattr(reports.webbrowser, "open", opened.append)
+    monkeypatch.chdir(tmp_path)
+    reports.frcnn_report(["dataset", "-p", "phantom_train", "8", "-p", "thumbnails", "1", "-p", "image_size", "64", "--name", "small", "--open"])
+    said = capfd.readouterr()
+    assert "frcnn_report: cell 3 of " in said.err and ": Images and objects" in said.err
+    assert opened == [(tmp_path / "runs" / "small" / "report.html").as_uri()]
 
 
 def test_the_installed_command(tmp_path):
