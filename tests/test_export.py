@@ -89,3 +89,18 @@ def test_onnx_by_tracing(name, tmp_path):
     model, example = detector(name), images(SHAPES[name], seed=1)
     torch.onnx.export(model, (example,), tmp_path / "model.onnx", dynamo=False, opset_version=18)
     assert_same_detections(model, runtime(tmp_path / "model.onnx"), SHAPES[name])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_found(tmp_path):
+    "No detection, while the traced image had some: empty tensors, and no error of the runtime."
+    model, (example,) = detector("mobilenet"), images(SHAPES["mobilenet"], seed=1)
+    contents = [factor * example for factor in (0, 1, 3)]
+    with torch.no_grad():
+        best = [model([x])[0]["scores"].max().item() for x in contents]
+    poor, rich = contents[best.index(min(best))], contents[best.index(max(best))]
+    model.roi_heads.score_thresh = (min(best) + max(best)) / 2
+    torch.onnx.export(model, ([rich],), tmp_path / "model.onnx", dynamo=False, opset_version=18)
+    run = runtime(tmp_path / "model.onnx")
+    assert len(run([rich])[0]) > 0
+    assert [x.shape for x in run([poor])] == [(0, 4), (0,), (0,)]
