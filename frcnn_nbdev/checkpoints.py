@@ -6,7 +6,7 @@
 __all__ = ['rng_state', 'set_rng_state', 'optimizer_tensors', 'load_optimizer', 'write_bytes', 'CheckpointError', 'digest',
            'write_checkpoint', 'read_checkpoint', 'check_identity', 'Checkpoints']
 
-# %% ../nbs/16b_checkpoints.ipynb #66ba5b95
+# %% ../nbs/16b_checkpoints.ipynb #7d8a3929
 import hashlib
 import json
 import os
@@ -20,32 +20,32 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-# %% ../nbs/16b_checkpoints.ipynb #a2caad6e
+# %% ../nbs/16b_checkpoints.ipynb #0ec4b03f
 def rng_state() -> tuple[dict[str, Tensor], dict[str, object]]:
     "States of the default generators of torch (CPU and CUDA), NumPy and Python: tensors, and what JSON holds."
     tensors = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         tensors |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     name, numbers, *rest = np.random.get_state()
     return tensors, {"numpy": [name, numbers.tolist(), *rest], "python": random.getstate()}
 
-# %% ../nbs/16b_checkpoints.ipynb #9f4f059f
+# %% ../nbs/16b_checkpoints.ipynb #0652f710
 def set_rng_state(
     tensors: dict[str, Tensor],
     facts: dict[str, object],      # both as `rng_state` gave them, also after JSON made lists of tuples
 ) -> None:
     "Set the default generators back."
     torch.set_rng_state(tensors["cpu"])
-    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    for i in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
         if f"cuda{i}" in tensors:
             torch.cuda.set_rng_state(tensors[f"cuda{i}"], i)
     np.random.set_state(tuple(facts["numpy"]))
     version, numbers, gauss = facts["python"]
     random.setstate((version, tuple(numbers), gauss))
 
-# %% ../nbs/16b_checkpoints.ipynb #37033d26
+# %% ../nbs/16b_checkpoints.ipynb #b869f569
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, Tensor]:              # "3.exp_avg": of parameter 3
@@ -53,7 +53,7 @@ def optimizer_tensors(
     return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()}
 
-# %% ../nbs/16b_checkpoints.ipynb #474eb9b1
+# %% ../nbs/16b_checkpoints.ipynb #db5307ca
 def load_optimizer(
     optimizer: torch.optim.Optimizer,
     tensors: dict[str, Tensor],      # from `optimizer_tensors`
@@ -67,7 +67,7 @@ def load_optimizer(
         value = torch.zeros_like(parameter, dtype=tensor.dtype) if same else torch.zeros_like(tensor, device=parameter.device)
         optimizer.state[parameter][name] = value.detach().copy_(tensor)
 
-# %% ../nbs/16b_checkpoints.ipynb #bc169bfd
+# %% ../nbs/16b_checkpoints.ipynb #ff09eaab
 def write_bytes(
     path: str | Path,
     content: bytes,
@@ -91,11 +91,11 @@ def write_bytes(
         finally:
             os.close(folder)
 
-# %% ../nbs/16b_checkpoints.ipynb #63e11a4e
+# %% ../nbs/16b_checkpoints.ipynb #33abf880
 class CheckpointError(ValueError):
     "A checkpoint that cannot be gone on from; its text says why."
 
-# %% ../nbs/16b_checkpoints.ipynb #c1e3d8f6
+# %% ../nbs/16b_checkpoints.ipynb #f0300a51
 def digest(
     tensors: dict[str, Tensor],
     text: str = "",
@@ -108,7 +108,7 @@ def digest(
         sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return sha.hexdigest()
 
-# %% ../nbs/16b_checkpoints.ipynb #2627c3b1
+# %% ../nbs/16b_checkpoints.ipynb #d14705aa
 def write_checkpoint(
     path: str | Path,
     tensors: dict[str, Tensor],     # on any device
@@ -116,10 +116,10 @@ def write_checkpoint(
 ) -> None:
     "Tensors and facts in one safetensors file that is whole or not there."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(facts)
+    text = json.dumps(facts, default=float)      # numbers of NumPy and torch as numbers
     write_bytes(path, save(tensors, {"facts": text, "digest": digest(tensors, text)}))
 
-# %% ../nbs/16b_checkpoints.ipynb #e7fbbbc8
+# %% ../nbs/16b_checkpoints.ipynb #050b6130
 def read_checkpoint(
     path: str | Path,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -128,15 +128,17 @@ def read_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint {path.name} cannot be read: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path.name} cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint {path.name} is damaged: {str(error).splitlines()[0]}") from None
     if not {"facts", "digest"} <= set(metadata):
         raise CheckpointError(f"{path.name} holds weights but is no checkpoint of a training")
     if digest(tensors, metadata["facts"]) != metadata["digest"]:
         raise CheckpointError(f"the checkpoint {path.name} is damaged: its content is not what was written")
     return tensors, json.loads(metadata["facts"])
 
-# %% ../nbs/16b_checkpoints.ipynb #b469b8c5
+# %% ../nbs/16b_checkpoints.ipynb #0bff9a85
 def check_identity(
     name: str,                      # of the file, for the error
     theirs: dict[str, object],
@@ -150,7 +152,7 @@ def check_identity(
         raise CheckpointError(f"the checkpoint {name} belongs to another training: {key} is {theirs.get(key)!r} there "
                               f"and {ours.get(key)!r} here{more}")
 
-# %% ../nbs/16b_checkpoints.ipynb #8e1dadcd
+# %% ../nbs/16b_checkpoints.ipynb #33786ff8
 @dataclass
 class Checkpoints:
     "The checkpoints of one training: a folder with the last two."
@@ -180,7 +182,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_checkpoint(self.folder / f"step-{step:09d}.safetensors", tensors, facts | {"identity": self.identity})
             for path in self.files()[:-self.keep]:
-                path.unlink()
+                path.unlink(missing_ok=True)
         except OSError as error:
             left = f"the last good one is {self.files()[-1].name}" if self.files() else "there is none yet"
             warnings.warn(f"the checkpoint of step {step} could not be written: {error.strerror or error}; the training goes "
@@ -215,4 +217,4 @@ class Checkpoints:
     def clear(self) -> None:
         "Remove all of them."
         for path in self.files():
-            path.unlink()
+            path.unlink(missing_ok=True)
