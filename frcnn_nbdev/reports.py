@@ -407,7 +407,7 @@ def train_model(
                    schedule=p["schedule"], accumulate=p["accumulate"], patience=p["patience"] or None,
                    image_seeds=p["processes"] > 1, device=p["device"], precision=p["precision"], metrics=metrics,
                    validate_every=p["validate_every"], checkpoint=run.folder / checkpoint if checkpoint else None,
-                   checkpoints=kept, resume=resume, identity=training_facts(run), tracker=p["tracker"] or None,
+                   checkpoints=kept, checkpoint_seconds=p["checkpoint_seconds"], resume=resume, identity=training_facts(run), tracker=p["tracker"] or None,
                    tracker_folder=run.folder / "curves" / kept.name, name_of=splits["train"].name)
     freeze_stages(model, p["frozen"])
     if p["processes"] > 1 and not launched() and not (p["resume"] and was_finished(kept)):

@@ -10,7 +10,7 @@ __all__ = ['LOSSES', 'SCHEDULES', 'PLAIN', 'make_optimizer', 'lr_factor', 'check
            'agreed', 'validate_state', 'finish', 'was_finished', 'fit', 'keep_weights', 'open_checkpoints', 'stages_of',
            'freeze_stages', 'find_lr', 'suggest_lr']
 
-# %% ../nbs/16_training.ipynb #996a7640
+# %% ../nbs/16_training.ipynb #e2ed2762
 import copy
 import math
 import time
@@ -57,10 +57,10 @@ from frcnn_nbdev.distributed import (
 )
 from .features import freeze
 
-# %% ../nbs/16_training.ipynb #bf151896
+# %% ../nbs/16_training.ipynb #983eddac
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
-# %% ../nbs/16_training.ipynb #89cc9839
+# %% ../nbs/16_training.ipynb #2e30dd10
 def make_optimizer(
     model: nn.Module,
     lr: float,                     # learning rate at its highest
@@ -73,10 +73,10 @@ def make_optimizer(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ], lr=lr, fused=True)
 
-# %% ../nbs/16_training.ipynb #f8016a9c
+# %% ../nbs/16_training.ipynb #b1ae7566
 SCHEDULES = ("cosine", "step", "constant")
 
-# %% ../nbs/16_training.ipynb #99bf43b2
+# %% ../nbs/16_training.ipynb #d48d6364
 def lr_factor(
     progress: float,            # share of the training that is done, 0 … 1
     warmup: float = 0.05,       # share of it with a rising rate
@@ -89,7 +89,7 @@ def lr_factor(
         return 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
     return 0.1 ** ((progress >= 2 / 3) + (progress >= 8 / 9)) if schedule == "step" else 1.0
 
-# %% ../nbs/16_training.ipynb #4b26cefd
+# %% ../nbs/16_training.ipynb #7bb2159f
 def check_losses(
     losses: dict[str, Tensor],
     step: int,
@@ -101,7 +101,7 @@ def check_losses(
             raise ValueError(f"{name} became {value.item()} in step {step} on the images {', '.join(files)}: "
                              "lower the learning rate, or look at these images and their boxes")
 
-# %% ../nbs/16_training.ipynb #4c5902c9
+# %% ../nbs/16_training.ipynb #d0e6bbdd
 def losses_and_detections(
     model: nn.Module,                              # ours, or one of torchvision's detectors
     images: list[Tensor],
@@ -125,7 +125,7 @@ def losses_and_detections(
     model.eval()
     return losses, detections
 
-# %% ../nbs/16_training.ipynb #26880dac
+# %% ../nbs/16_training.ipynb #c13450ee
 def to_device(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
@@ -135,7 +135,7 @@ def to_device(
     return ([x.to(device, non_blocking=True) for x in images],
             [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets])
 
-# %% ../nbs/16_training.ipynb #d2ab54f2
+# %% ../nbs/16_training.ipynb #70f3351b
 def as_float32(
     detections: list[dict[str, Tensor]],     # per image "boxes", "labels", "scores", on any device
 ) -> list[dict[str, Tensor]]:                # the same on the CPU, numbers in float32
@@ -143,14 +143,14 @@ def as_float32(
     return [{k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in d.items() if k != "masks"}
             for d in detections]
 
-# %% ../nbs/16_training.ipynb #cf949f74
+# %% ../nbs/16_training.ipynb #d9a20cc3
 def accelerator_for(
     model: nn.Module,
 ) -> Accelerator:
     "An accelerator on the device where the model is."
     return Accelerator(cpu=next(model.parameters()).device.type == "cpu")
 
-# %% ../nbs/16_training.ipynb #abb01ce9
+# %% ../nbs/16_training.ipynb #bca49812
 @torch.no_grad()
 def validate(
     model: nn.Module,
@@ -181,7 +181,7 @@ def validate(
     means = {name: value / count for name, value in sums.items()}
     return means, [one for *_, found in records for one in found]
 
-# %% ../nbs/16_training.ipynb #0f9d1789
+# %% ../nbs/16_training.ipynb #7c4b5f8d
 @torch.no_grad()
 def predict(
     model: nn.Module,
@@ -201,7 +201,7 @@ def predict(
             records.append((number, as_float32(model(to_device(images, [], accelerator.device)[0]))))
     return [one for _, found in in_order(records, accelerator) for one in found]
 
-# %% ../nbs/16_training.ipynb #2cd3ddd9
+# %% ../nbs/16_training.ipynb #2e3a8309
 def save_weights(
     model: nn.Module,
     path: str | Path,                         # .safetensors
@@ -211,7 +211,7 @@ def save_weights(
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_bytes(path, save(state, {k: str(v) for k, v in (metadata or {}).items()}))
 
-# %% ../nbs/16_training.ipynb #adac9af7
+# %% ../nbs/16_training.ipynb #3333041d
 @dataclass
 class Progress:
     "How much of a training is done, by its steps and by the clock."
@@ -234,7 +234,7 @@ class Progress:
         done = max(self.step / self.total_steps, 1.05 * by_clock - 0.05)     # the clock starts 5 % behind
         return done if self.agree is None else self.agree(done)
 
-# %% ../nbs/16_training.ipynb #5ccba448
+# %% ../nbs/16_training.ipynb #29e5842e
 def batch_losses(
     model: nn.Module,                  # as `accelerator.prepare` gives it
     images: list[Tensor],
@@ -267,7 +267,7 @@ def batch_losses(
     check_losses(means, step, files)
     return losses, means
 
-# %% ../nbs/16_training.ipynb #0757eaf7
+# %% ../nbs/16_training.ipynb #e2e5a5fe
 def images_that_count(
     group: list[tuple],            # batches of (images, targets): this process's share
     accelerator: Accelerator,
@@ -276,7 +276,7 @@ def images_that_count(
     sizes = torch.tensor([sum(not t.get("filler", False) for t in targets) for _, targets in group], device=accelerator.device)
     return (sizes if accelerator.num_processes == 1 else accelerator.reduce(sizes, "sum")).tolist()
 
-# %% ../nbs/16_training.ipynb #7e30dca8
+# %% ../nbs/16_training.ipynb #5625910c
 def train_step(
     model: nn.Module,                  # as `accelerator.prepare` gives it
     group: list[tuple],                # batches of (images, targets) whose gradients add up
@@ -302,7 +302,7 @@ def train_step(
     optimizer.step()
     return sums, count
 
-# %% ../nbs/16_training.ipynb #70d1356d
+# %% ../nbs/16_training.ipynb #34f53277
 @dataclass
 class State:
     "All that the rest of a training depends on."
@@ -313,6 +313,7 @@ class State:
     loader: Iterable
     done: Progress
     scaler: object = None                 # of float16 gradients
+    lr: float = 0.0                       # of the last step
     epoch: int = 1
     batch: int = 0                        # batches of this epoch that are done
     order: dict[str, Tensor] = field(default_factory=dict)    # the loader's generators when this epoch began
@@ -327,10 +328,10 @@ class State:
     stale: int = 0                        # validations since then
     finished: bool = False
 
-# %% ../nbs/16_training.ipynb #cd4c0088
-PLAIN = ("epoch", "batch", "sums", "images", "spent", "rows", "times", "best_value", "best_epoch", "stale", "finished")
+# %% ../nbs/16_training.ipynb #a5bd63db
+PLAIN = ("lr", "epoch", "batch", "sums", "images", "spent", "rows", "times", "best_value", "best_epoch", "stale", "finished")
 
-# %% ../nbs/16_training.ipynb #8b2111e2
+# %% ../nbs/16_training.ipynb #74cb4c29
 def loader_generators(
     loader: Iterable,
 ) -> dict[str, torch.Generator]:
@@ -338,7 +339,7 @@ def loader_generators(
     found = {"loader": getattr(loader, "generator", None), "batches": getattr(getattr(loader, "batch_sampler", None), "generator", None)}
     return {name: generator for name, generator in found.items() if generator is not None}
 
-# %% ../nbs/16_training.ipynb #4395f888
+# %% ../nbs/16_training.ipynb #c0bcc5ad
 def state_content(
     state: State,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:     # tensors, facts
@@ -354,7 +355,7 @@ def state_content(
         parts |= {} if state.average is None else {"average": state.average.state_dict()}
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}, facts
 
-# %% ../nbs/16_training.ipynb #6b33d12e
+# %% ../nbs/16_training.ipynb #edf3bdd1
 def restore_state(
     state: State,                     # as a new training has it
     tensors: dict[str, Tensor],
@@ -382,7 +383,7 @@ def restore_state(
         generator.set_state(state.order[name])
     set_rng_state(part("rng"), facts["rng"])
 
-# %% ../nbs/16_training.ipynb #b023b672
+# %% ../nbs/16_training.ipynb #53d139a4
 def epoch_batches(
     state: State,
     accelerator: Accelerator,
@@ -397,7 +398,7 @@ def epoch_batches(
                                processes=accelerator.num_processes)
     return iter(skip_first_batches(loader, state.batch) if state.batch else loader)
 
-# %% ../nbs/16_training.ipynb #a71dbb79
+# %% ../nbs/16_training.ipynb #bd1110fd
 def train_epoch(
     state: State,                              # its model, average, counts and sums move on
     model: nn.Module,                          # its model as `accelerator.prepare` gave it
@@ -419,8 +420,9 @@ def train_epoch(
             layer.eval()
     batches = epoch_batches(state, accelerator, seed)
     while group := list(islice(batches, accumulate)):
+        state.lr = lr * lr_factor(state.done.share(), warmup, schedule)
         for parameters in optimizer.param_groups:
-            parameters["lr"] = lr * lr_factor(state.done.share(), warmup, schedule)
+            parameters["lr"] = state.lr
         sums, images = train_step(model, group, optimizer, accelerator, generator=state.generator, seed=seed,
                                   step=state.done.step + 1, **options)
         if state.average is not None:
@@ -433,7 +435,7 @@ def train_epoch(
         if state.done.share() >= 1:
             break
 
-# %% ../nbs/16_training.ipynb #af28210e
+# %% ../nbs/16_training.ipynb #04e5c878
 @dataclass
 class Training:
     "What `fit` gives back."
@@ -444,7 +446,7 @@ class Training:
     times: pd.DataFrame       # a row an epoch: seconds of training and of validation
     resumed: int = 0          # the step that a checkpoint let it go on from; 0: there was none
 
-# %% ../nbs/16_training.ipynb #c62319fe
+# %% ../nbs/16_training.ipynb #bb698cdb
 def check_settings(
     device: str,
     schedule: str,
@@ -467,7 +469,7 @@ def check_settings(
     if tracker is not None and tracker not in [one.value for one in get_available_trackers()]:
         raise ValueError(f"the tracker {tracker!r} is not installed: install its package, or use no tracker")
 
-# %% ../nbs/16_training.ipynb #600334d0
+# %% ../nbs/16_training.ipynb #763a8c22
 def training_identity(
     model: nn.Module,
     loader: Iterable,
@@ -477,7 +479,7 @@ def training_identity(
     return settings | {"batches": len(loader), "images": len(getattr(loader, "dataset", ())),
                        "starting weights": digest(model.state_dict())[:16]}
 
-# %% ../nbs/16_training.ipynb #0f178705
+# %% ../nbs/16_training.ipynb #cd437603
 def make_accelerator(
     device: str,
     precision: str,
@@ -494,7 +496,7 @@ def make_accelerator(
         accelerator.init_trackers("training", config=plain, init_kwargs=options)
     return accelerator
 
-# %% ../nbs/16_training.ipynb #5b1d4f43
+# %% ../nbs/16_training.ipynb #3c73687e
 def agreed(
     value: object,
     accelerator: Accelerator,
@@ -506,7 +508,7 @@ def agreed(
     broadcast_object_list(values)
     return values[0]
 
-# %% ../nbs/16_training.ipynb #5bd3a354
+# %% ../nbs/16_training.ipynb #86da7ea9
 def validate_state(
     state: State,
     loader: Iterable,
@@ -531,7 +533,7 @@ def validate_state(
         state.best_state = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
     return {**losses, **found}, better
 
-# %% ../nbs/16_training.ipynb #c2b69283
+# %% ../nbs/16_training.ipynb #6c3f9f6d
 def finish(
     state: State,
     checkpoint: str | Path | None,
@@ -545,7 +547,7 @@ def finish(
         save_weights(state.model, checkpoint, {"epoch": state.best_epoch})
     return Training(pd.DataFrame(state.rows), state.best_epoch, state.done.step, state.done.seconds(), pd.DataFrame(state.times), resumed)
 
-# %% ../nbs/16_training.ipynb #5c4c618a
+# %% ../nbs/16_training.ipynb #e22bdca0
 def was_finished(
     folder: str | Path,      # of checkpoints
 ) -> bool:
@@ -556,7 +558,7 @@ def was_finished(
     except CheckpointError:
         return False
 
-# %% ../nbs/16_training.ipynb #323b6673
+# %% ../nbs/16_training.ipynb #4a2e17bc
 def fit(
     model: nn.Module,
     train_loader: Iterable,                # batches of (images, targets); the targets have an image_id
@@ -635,7 +637,7 @@ def fit(
         state.epoch, begin = epoch, state.done.seconds()
         train_epoch(state, wrapped, optimizer, accelerator, lr=lr, warmup=warmup, schedule=schedule, accumulate=accumulate,
                     clip_norm=clip_norm, seed=seed if image_seeds else None, after_step=after_step, name_of=name_of)
-        row = {"epoch": epoch, "step": state.done.step, "lr": plain.param_groups[0]["lr"]}
+        row = {"epoch": epoch, "step": state.done.step, "lr": state.lr}
         row |= {f"train_{name}": value / state.images for name, value in state.sums.items()}
         trained, last = state.done.seconds(), state.done.share() >= 1 or epoch == epochs
         if last or epoch % validate_every == 0:
@@ -665,7 +667,7 @@ def fit(
     accelerator.wait_for_everyone()
     return training
 
-# %% ../nbs/16_training.ipynb #ac2adcb4
+# %% ../nbs/16_training.ipynb #4043baf9
 def keep_weights(
     state: State,
     path: str | Path,
@@ -678,7 +680,7 @@ def keep_weights(
         warnings.warn(f"the weights of epoch {state.best_epoch} could not be written: {error.strerror or error}; they are kept in "
                       "memory, and written when the training ends", stacklevel=2)
 
-# %% ../nbs/16_training.ipynb #866140b2
+# %% ../nbs/16_training.ipynb #d24f9443
 def open_checkpoints(
     folder: str | Path,
     seconds: float,
@@ -695,7 +697,7 @@ def open_checkpoints(
         store.clear()
     return store
 
-# %% ../nbs/16_training.ipynb #f3a7f8f3
+# %% ../nbs/16_training.ipynb #2fc5133f
 @torch.no_grad()
 def stages_of(
     backbone: nn.Module,
@@ -716,7 +718,7 @@ def stages_of(
     backbone.train(mode)
     return stages
 
-# %% ../nbs/16_training.ipynb #03537d8c
+# %% ../nbs/16_training.ipynb #3414bc10
 def freeze_stages(
     model: nn.Module,      # a detector
     stages: int,           # how many, from the image on
@@ -728,7 +730,7 @@ def freeze_stages(
     for layer in chain.from_iterable(found[:stages]):
         freeze(layer)
 
-# %% ../nbs/16_training.ipynb #cb75302f
+# %% ../nbs/16_training.ipynb #9c12be35
 def find_lr(
     model: nn.Module,          # is not changed
     loader: Iterable,          # batches of (images, targets)
@@ -761,7 +763,7 @@ def find_lr(
             break
     return pd.DataFrame(rows)
 
-# %% ../nbs/16_training.ipynb #be710c28
+# %% ../nbs/16_training.ipynb #2379698f
 def suggest_lr(
     found: pd.DataFrame,      # from `find_lr`
 ) -> float:
