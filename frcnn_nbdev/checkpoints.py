@@ -6,7 +6,7 @@
 __all__ = ['rng_state', 'set_rng_state', 'optimizer_tensors', 'load_optimizer', 'write_bytes', 'CheckpointError', 'digest',
            'write_checkpoint', 'read_checkpoint', 'check_identity', 'Checkpoints']
 
-# %% ../nbs/16b_checkpoints.ipynb #7d8a3929
+# %% ../nbs/16b_checkpoints.ipynb #ee033478
 import hashlib
 import json
 import os
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# %% ../nbs/16b_checkpoints.ipynb #0ec4b03f
+# %% ../nbs/16b_checkpoints.ipynb #fc255e10
 def rng_state() -> tuple[dict[str, Tensor], dict[str, object]]:
     "States of the default generators of torch (CPU and CUDA), NumPy and Python: tensors, and what JSON holds."
     tensors = {"cpu": torch.get_rng_state()}
@@ -31,7 +31,7 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, object]]:
     name, numbers, *rest = np.random.get_state()
     return tensors, {"numpy": [name, numbers.tolist(), *rest], "python": random.getstate()}
 
-# %% ../nbs/16b_checkpoints.ipynb #0652f710
+# %% ../nbs/16b_checkpoints.ipynb #6fee2459
 def set_rng_state(
     tensors: dict[str, Tensor],
     facts: dict[str, object],      # both as `rng_state` gave them, also after JSON made lists of tuples
@@ -45,7 +45,7 @@ def set_rng_state(
     version, numbers, gauss = facts["python"]
     random.setstate((version, tuple(numbers), gauss))
 
-# %% ../nbs/16b_checkpoints.ipynb #b869f569
+# %% ../nbs/16b_checkpoints.ipynb #d4427036
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, Tensor]:              # "3.exp_avg": of parameter 3
@@ -53,7 +53,7 @@ def optimizer_tensors(
     return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()}
 
-# %% ../nbs/16b_checkpoints.ipynb #db5307ca
+# %% ../nbs/16b_checkpoints.ipynb #8536c866
 def load_optimizer(
     optimizer: torch.optim.Optimizer,
     tensors: dict[str, Tensor],      # from `optimizer_tensors`
@@ -67,7 +67,7 @@ def load_optimizer(
         value = torch.zeros_like(parameter, dtype=tensor.dtype) if same else torch.zeros_like(tensor, device=parameter.device)
         optimizer.state[parameter][name] = value.detach().copy_(tensor)
 
-# %% ../nbs/16b_checkpoints.ipynb #ff09eaab
+# %% ../nbs/16b_checkpoints.ipynb #fb8c3c33
 def write_bytes(
     path: str | Path,
     content: bytes,
@@ -91,11 +91,11 @@ def write_bytes(
         finally:
             os.close(folder)
 
-# %% ../nbs/16b_checkpoints.ipynb #33abf880
+# %% ../nbs/16b_checkpoints.ipynb #30656ae0
 class CheckpointError(ValueError):
     "A checkpoint that cannot be gone on from; its text says why."
 
-# %% ../nbs/16b_checkpoints.ipynb #f0300a51
+# %% ../nbs/16b_checkpoints.ipynb #6120e925
 def digest(
     tensors: dict[str, Tensor],
     text: str = "",
@@ -108,7 +108,7 @@ def digest(
         sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return sha.hexdigest()
 
-# %% ../nbs/16b_checkpoints.ipynb #d14705aa
+# %% ../nbs/16b_checkpoints.ipynb #dbe4085d
 def write_checkpoint(
     path: str | Path,
     tensors: dict[str, Tensor],     # on any device
@@ -119,7 +119,7 @@ def write_checkpoint(
     text = json.dumps(facts, default=float)      # numbers of NumPy and torch as numbers
     write_bytes(path, save(tensors, {"facts": text, "digest": digest(tensors, text)}))
 
-# %% ../nbs/16b_checkpoints.ipynb #050b6130
+# %% ../nbs/16b_checkpoints.ipynb #39fe47ec
 def read_checkpoint(
     path: str | Path,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -138,7 +138,7 @@ def read_checkpoint(
         raise CheckpointError(f"the checkpoint {path.name} is damaged: its content is not what was written")
     return tensors, json.loads(metadata["facts"])
 
-# %% ../nbs/16b_checkpoints.ipynb #0bff9a85
+# %% ../nbs/16b_checkpoints.ipynb #6af2e03d
 def check_identity(
     name: str,                      # of the file, for the error
     theirs: dict[str, object],
@@ -152,7 +152,7 @@ def check_identity(
         raise CheckpointError(f"the checkpoint {name} belongs to another training: {key} is {theirs.get(key)!r} there "
                               f"and {ours.get(key)!r} here{more}")
 
-# %% ../nbs/16b_checkpoints.ipynb #33786ff8
+# %% ../nbs/16b_checkpoints.ipynb #776fedeb
 @dataclass
 class Checkpoints:
     "The checkpoints of one training: a folder with the last two."

@@ -7,7 +7,7 @@ __all__ = ['seed_of', 'ImageSeeds', 'image_generators', 'SharedBatches', 'shared
            'AllSum', 'SyncBatchNorm2d', 'sync_batch_norm', 'own_batches', 'own_number', 'in_order', 'launched',
            'free_port', 'one_threaded', 'launch']
 
-# %% ../nbs/16c_distributed.ipynb #5d78d6f8
+# %% ../nbs/16c_distributed.ipynb #4a80dab6
 import hashlib
 import io
 import os
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# %% ../nbs/16c_distributed.ipynb #43182b5d
+# %% ../nbs/16c_distributed.ipynb #b1600c5f
 def seed_of(
     *parts: int | str,      # such as seed, epoch and image
 ) -> int:                   # 0 … 2⁶³ − 1
     "A seed that depends on all parts and their order."
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
-# %% ../nbs/16c_distributed.ipynb #93af62dd
+# %% ../nbs/16c_distributed.ipynb #eff3161a
 class ImageSeeds(Dataset):
     "A data set whose random transforms depend on a seed that comes with the index; torch's own generator is left alone."
     def __init__(
@@ -51,7 +51,7 @@ class ImageSeeds(Dataset):
             image, target = self.dataset[index]
         return image, target | {"filler": filler}
 
-# %% ../nbs/16c_distributed.ipynb #47d3b23b
+# %% ../nbs/16c_distributed.ipynb #8692a33d
 def image_generators(
     targets: list[dict],       # with "image_id"
     device: torch.device | str,
@@ -60,7 +60,7 @@ def image_generators(
     "Generators that depend on the given parts and the image."
     return [torch.Generator(device).manual_seed(seed_of(*parts, int(t["image_id"]))) for t in targets]
 
-# %% ../nbs/16c_distributed.ipynb #2b3fa36a
+# %% ../nbs/16c_distributed.ipynb #3389289b
 class SharedBatches(Sampler):
     "This process's share of each batch: index, seed, and whether the image only fills a place."
     def __init__(
@@ -83,7 +83,7 @@ class SharedBatches(Sampler):
                 share, filler = batch[:1], True
             yield [(index, seed_of(self.seed, self.epoch, index), filler) for index in share]
 
-# %% ../nbs/16c_distributed.ipynb #163dfa53
+# %% ../nbs/16c_distributed.ipynb #e7365574
 def shared_loader(
     loader: DataLoader,         # as `make_loader` gives it
     *,
@@ -96,7 +96,7 @@ def shared_loader(
     return DataLoader(ImageSeeds(loader.dataset), batch_sampler=SharedBatches(loader.batch_sampler, seed, epoch, rank, processes),
                       num_workers=loader.num_workers, collate_fn=loader.collate_fn, generator=loader.generator)
 
-# %% ../nbs/16c_distributed.ipynb #65b60c2b
+# %% ../nbs/16c_distributed.ipynb #eba5e6ce
 def sample_counts(
     model: nn.Module,         # unwrapped; it has just computed its losses
     names: Iterable[str],     # of the losses
@@ -109,7 +109,7 @@ def sample_counts(
         return [0.0 for _ in names]
     return [float(images if found.get(name) is None else found[name]) for name in names]
 
-# %% ../nbs/16c_distributed.ipynb #3bad28c7
+# %% ../nbs/16c_distributed.ipynb #6ed38bee
 def weighted_losses(
     losses: dict[str, Tensor],
     model: nn.Module,             # unwrapped
@@ -125,7 +125,7 @@ def weighted_losses(
     means = accelerator.reduce(torch.stack([value.detach().double() for value in mine.values()]), "mean")
     return mine, dict(zip(mine, means))
 
-# %% ../nbs/16c_distributed.ipynb #9f8b3deb
+# %% ../nbs/16c_distributed.ipynb #8b60e68a
 class AllSum(torch.autograd.Function):
     "Sum over all processes; so is its gradient."
     @staticmethod
@@ -140,7 +140,7 @@ class AllSum(torch.autograd.Function):
         dist.all_reduce(total)
         return total
 
-# %% ../nbs/16c_distributed.ipynb #a5567f43
+# %% ../nbs/16c_distributed.ipynb #4cff3ce3
 class SyncBatchNorm2d(nn.BatchNorm2d):
     "BatchNorm2d over the batch of all processes, on any device."
     share = 1.0      # 0 while this process works on a filler
@@ -161,7 +161,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
-# %% ../nbs/16c_distributed.ipynb #95c5731f
+# %% ../nbs/16c_distributed.ipynb #b51a902f
 def sync_batch_norm(
     model: nn.Module,
     on: bool = True,       # False: back to the plain layer
@@ -173,7 +173,7 @@ def sync_batch_norm(
             layer.__class__ = new
     return [layer for layer in model.modules() if type(layer) is SyncBatchNorm2d]
 
-# %% ../nbs/16c_distributed.ipynb #2d133293
+# %% ../nbs/16c_distributed.ipynb #6803b35f
 def own_batches(
     loader: Iterable,           # in a fixed order
     accelerator: Accelerator,
@@ -186,7 +186,7 @@ def own_batches(
                       collate_fn=loader.collate_fn)
     return zip(numbers, mine)
 
-# %% ../nbs/16c_distributed.ipynb #397f039e
+# %% ../nbs/16c_distributed.ipynb #29abf218
 def own_number(
     loader: Iterable,
     accelerator: Accelerator,
@@ -194,7 +194,7 @@ def own_number(
     "How many batches this process looks at."
     return len(range(accelerator.process_index, len(loader), accelerator.num_processes)) if hasattr(loader, "__len__") else None
 
-# %% ../nbs/16c_distributed.ipynb #78612dab
+# %% ../nbs/16c_distributed.ipynb #bb27f7cc
 def in_order(
     records: list[tuple],        # of this process: number of the batch first
     accelerator: Accelerator,
@@ -204,19 +204,19 @@ def in_order(
         records = gather_object(records)
     return sorted(records, key=lambda one: one[0])
 
-# %% ../nbs/16c_distributed.ipynb #c23d09fb
+# %% ../nbs/16c_distributed.ipynb #4054c34f
 def launched() -> bool:
     "Whether this process is one of several that accelerate, torchrun or `launch` started."
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
-# %% ../nbs/16c_distributed.ipynb #d5d7067c
+# %% ../nbs/16c_distributed.ipynb #2c5dc5e6
 def free_port() -> int:
     "A port that nobody listens on."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
-# %% ../nbs/16c_distributed.ipynb #a776cb12
+# %% ../nbs/16c_distributed.ipynb #7bbede1b
 def one_threaded(
     function: Callable,
     args: tuple,
@@ -225,7 +225,7 @@ def one_threaded(
     torch.set_num_threads(1)
     function(*args)
 
-# %% ../nbs/16c_distributed.ipynb #d82b74c6
+# %% ../nbs/16c_distributed.ipynb #183fb0ad
 def launch(
     function: Callable,        # what it returns is lost: let it write files
     *args,

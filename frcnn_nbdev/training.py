@@ -10,7 +10,7 @@ __all__ = ['LOSSES', 'SCHEDULES', 'PLAIN', 'make_optimizer', 'lr_factor', 'check
            'agreed', 'validate_state', 'finish', 'was_finished', 'fit', 'keep_weights', 'open_checkpoints', 'stages_of',
            'freeze_stages', 'find_lr', 'suggest_lr']
 
-# %% ../nbs/16_training.ipynb #e2ed2762
+# %% ../nbs/16_training.ipynb #300f5312
 import copy
 import math
 import time
@@ -57,10 +57,10 @@ from frcnn_nbdev.distributed import (
 )
 from .features import freeze
 
-# %% ../nbs/16_training.ipynb #983eddac
+# %% ../nbs/16_training.ipynb #186df38d
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
-# %% ../nbs/16_training.ipynb #2e30dd10
+# %% ../nbs/16_training.ipynb #dfa1e52e
 def make_optimizer(
     model: nn.Module,
     lr: float,                     # learning rate at its highest
@@ -73,10 +73,10 @@ def make_optimizer(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ], lr=lr, fused=True)
 
-# %% ../nbs/16_training.ipynb #b1ae7566
+# %% ../nbs/16_training.ipynb #cbfeb344
 SCHEDULES = ("cosine", "step", "constant")
 
-# %% ../nbs/16_training.ipynb #d48d6364
+# %% ../nbs/16_training.ipynb #72cde696
 def lr_factor(
     progress: float,            # share of the training that is done, 0 … 1
     warmup: float = 0.05,       # share of it with a rising rate
@@ -89,7 +89,7 @@ def lr_factor(
         return 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
     return 0.1 ** ((progress >= 2 / 3) + (progress >= 8 / 9)) if schedule == "step" else 1.0
 
-# %% ../nbs/16_training.ipynb #7bb2159f
+# %% ../nbs/16_training.ipynb #8ffeb020
 def check_losses(
     losses: dict[str, Tensor],
     step: int,
@@ -101,7 +101,7 @@ def check_losses(
             raise ValueError(f"{name} became {value.item()} in step {step} on the images {', '.join(files)}: "
                              "lower the learning rate, or look at these images and their boxes")
 
-# %% ../nbs/16_training.ipynb #d0e6bbdd
+# %% ../nbs/16_training.ipynb #f5f38601
 def losses_and_detections(
     model: nn.Module,                              # ours, or one of torchvision's detectors
     images: list[Tensor],
@@ -125,7 +125,7 @@ def losses_and_detections(
     model.eval()
     return losses, detections
 
-# %% ../nbs/16_training.ipynb #c13450ee
+# %% ../nbs/16_training.ipynb #85287e8a
 def to_device(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
@@ -135,7 +135,7 @@ def to_device(
     return ([x.to(device, non_blocking=True) for x in images],
             [{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets])
 
-# %% ../nbs/16_training.ipynb #70f3351b
+# %% ../nbs/16_training.ipynb #54360ac5
 def as_float32(
     detections: list[dict[str, Tensor]],     # per image "boxes", "labels", "scores", on any device
 ) -> list[dict[str, Tensor]]:                # the same on the CPU, numbers in float32
@@ -143,14 +143,14 @@ def as_float32(
     return [{k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in d.items() if k != "masks"}
             for d in detections]
 
-# %% ../nbs/16_training.ipynb #d9a20cc3
+# %% ../nbs/16_training.ipynb #fcf078bc
 def accelerator_for(
     model: nn.Module,
 ) -> Accelerator:
     "An accelerator on the device where the model is."
     return Accelerator(cpu=next(model.parameters()).device.type == "cpu")
 
-# %% ../nbs/16_training.ipynb #bca49812
+# %% ../nbs/16_training.ipynb #7d5f7f66
 @torch.no_grad()
 def validate(
     model: nn.Module,
@@ -181,7 +181,7 @@ def validate(
     means = {name: value / count for name, value in sums.items()}
     return means, [one for *_, found in records for one in found]
 
-# %% ../nbs/16_training.ipynb #7c4b5f8d
+# %% ../nbs/16_training.ipynb #2fc750c1
 @torch.no_grad()
 def predict(
     model: nn.Module,
@@ -201,7 +201,7 @@ def predict(
             records.append((number, as_float32(model(to_device(images, [], accelerator.device)[0]))))
     return [one for _, found in in_order(records, accelerator) for one in found]
 
-# %% ../nbs/16_training.ipynb #2e3a8309
+# %% ../nbs/16_training.ipynb #b3f7fffa
 def save_weights(
     model: nn.Module,
     path: str | Path,                         # .safetensors
@@ -211,7 +211,7 @@ def save_weights(
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_bytes(path, save(state, {k: str(v) for k, v in (metadata or {}).items()}))
 
-# %% ../nbs/16_training.ipynb #3333041d
+# %% ../nbs/16_training.ipynb #f38350b9
 @dataclass
 class Progress:
     "How much of a training is done, by its steps and by the clock."
@@ -234,7 +234,7 @@ class Progress:
         done = max(self.step / self.total_steps, 1.05 * by_clock - 0.05)     # the clock starts 5 % behind
         return done if self.agree is None else self.agree(done)
 
-# %% ../nbs/16_training.ipynb #29e5842e
+# %% ../nbs/16_training.ipynb #ec5b79d4
 def batch_losses(
     model: nn.Module,                  # as `accelerator.prepare` gives it
     images: list[Tensor],
@@ -267,7 +267,7 @@ def batch_losses(
     check_losses(means, step, files)
     return losses, means
 
-# %% ../nbs/16_training.ipynb #e2e5a5fe
+# %% ../nbs/16_training.ipynb #7a8069be
 def images_that_count(
     group: list[tuple],            # batches of (images, targets): this process's share
     accelerator: Accelerator,
@@ -276,7 +276,7 @@ def images_that_count(
     sizes = torch.tensor([sum(not t.get("filler", False) for t in targets) for _, targets in group], device=accelerator.device)
     return (sizes if accelerator.num_processes == 1 else accelerator.reduce(sizes, "sum")).tolist()
 
-# %% ../nbs/16_training.ipynb #5625910c
+# %% ../nbs/16_training.ipynb #e737c6ab
 def train_step(
     model: nn.Module,                  # as `accelerator.prepare` gives it
     group: list[tuple],                # batches of (images, targets) whose gradients add up
@@ -302,7 +302,7 @@ def train_step(
     optimizer.step()
     return sums, count
 
-# %% ../nbs/16_training.ipynb #34f53277
+# %% ../nbs/16_training.ipynb #84ab4f83
 @dataclass
 class State:
     "All that the rest of a training depends on."
@@ -328,10 +328,10 @@ class State:
     stale: int = 0                        # validations since then
     finished: bool = False
 
-# %% ../nbs/16_training.ipynb #a5bd63db
+# %% ../nbs/16_training.ipynb #819cd08b
 PLAIN = ("lr", "epoch", "batch", "sums", "images", "spent", "rows", "times", "best_value", "best_epoch", "stale", "finished")
 
-# %% ../nbs/16_training.ipynb #74cb4c29
+# %% ../nbs/16_training.ipynb #918fe377
 def loader_generators(
     loader: Iterable,
 ) -> dict[str, torch.Generator]:
@@ -339,7 +339,7 @@ def loader_generators(
     found = {"loader": getattr(loader, "generator", None), "batches": getattr(getattr(loader, "batch_sampler", None), "generator", None)}
     return {name: generator for name, generator in found.items() if generator is not None}
 
-# %% ../nbs/16_training.ipynb #c0bcc5ad
+# %% ../nbs/16_training.ipynb #2329f038
 def state_content(
     state: State,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:     # tensors, facts
@@ -355,7 +355,7 @@ def state_content(
         parts |= {} if state.average is None else {"average": state.average.state_dict()}
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}, facts
 
-# %% ../nbs/16_training.ipynb #edf3bdd1
+# %% ../nbs/16_training.ipynb #0508fb5c
 def restore_state(
     state: State,                     # as a new training has it
     tensors: dict[str, Tensor],
@@ -383,7 +383,7 @@ def restore_state(
         generator.set_state(state.order[name])
     set_rng_state(part("rng"), facts["rng"])
 
-# %% ../nbs/16_training.ipynb #53d139a4
+# %% ../nbs/16_training.ipynb #f2367c32
 def epoch_batches(
     state: State,
     accelerator: Accelerator,
@@ -398,7 +398,7 @@ def epoch_batches(
                                processes=accelerator.num_processes)
     return iter(skip_first_batches(loader, state.batch) if state.batch else loader)
 
-# %% ../nbs/16_training.ipynb #bd1110fd
+# %% ../nbs/16_training.ipynb #53901b8a
 def train_epoch(
     state: State,                              # its model, average, counts and sums move on
     model: nn.Module,                          # its model as `accelerator.prepare` gave it
@@ -435,7 +435,7 @@ def train_epoch(
         if state.done.share() >= 1:
             break
 
-# %% ../nbs/16_training.ipynb #04e5c878
+# %% ../nbs/16_training.ipynb #fa97ba1f
 @dataclass
 class Training:
     "What `fit` gives back."
@@ -446,7 +446,7 @@ class Training:
     times: pd.DataFrame       # a row an epoch: seconds of training and of validation
     resumed: int = 0          # the step that a checkpoint let it go on from; 0: there was none
 
-# %% ../nbs/16_training.ipynb #bb698cdb
+# %% ../nbs/16_training.ipynb #de72e73a
 def check_settings(
     device: str,
     schedule: str,
@@ -469,7 +469,7 @@ def check_settings(
     if tracker is not None and tracker not in [one.value for one in get_available_trackers()]:
         raise ValueError(f"the tracker {tracker!r} is not installed: install its package, or use no tracker")
 
-# %% ../nbs/16_training.ipynb #763a8c22
+# %% ../nbs/16_training.ipynb #847357e9
 def training_identity(
     model: nn.Module,
     loader: Iterable,
@@ -479,7 +479,7 @@ def training_identity(
     return settings | {"batches": len(loader), "images": len(getattr(loader, "dataset", ())),
                        "starting weights": digest(model.state_dict())[:16]}
 
-# %% ../nbs/16_training.ipynb #cd437603
+# %% ../nbs/16_training.ipynb #8df905b6
 def make_accelerator(
     device: str,
     precision: str,
@@ -496,7 +496,7 @@ def make_accelerator(
         accelerator.init_trackers("training", config=plain, init_kwargs=options)
     return accelerator
 
-# %% ../nbs/16_training.ipynb #3c73687e
+# %% ../nbs/16_training.ipynb #980edf57
 def agreed(
     value: object,
     accelerator: Accelerator,
@@ -508,7 +508,7 @@ def agreed(
     broadcast_object_list(values)
     return values[0]
 
-# %% ../nbs/16_training.ipynb #86da7ea9
+# %% ../nbs/16_training.ipynb #7c9341ce
 def validate_state(
     state: State,
     loader: Iterable,
@@ -533,7 +533,7 @@ def validate_state(
         state.best_state = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
     return {**losses, **found}, better
 
-# %% ../nbs/16_training.ipynb #6c3f9f6d
+# %% ../nbs/16_training.ipynb #d4ed4ffd
 def finish(
     state: State,
     checkpoint: str | Path | None,
@@ -547,7 +547,7 @@ def finish(
         save_weights(state.model, checkpoint, {"epoch": state.best_epoch})
     return Training(pd.DataFrame(state.rows), state.best_epoch, state.done.step, state.done.seconds(), pd.DataFrame(state.times), resumed)
 
-# %% ../nbs/16_training.ipynb #e22bdca0
+# %% ../nbs/16_training.ipynb #d867faa4
 def was_finished(
     folder: str | Path,      # of checkpoints
 ) -> bool:
@@ -558,7 +558,7 @@ def was_finished(
     except CheckpointError:
         return False
 
-# %% ../nbs/16_training.ipynb #4a2e17bc
+# %% ../nbs/16_training.ipynb #a88c372b
 def fit(
     model: nn.Module,
     train_loader: Iterable,                # batches of (images, targets); the targets have an image_id
@@ -667,7 +667,7 @@ def fit(
     accelerator.wait_for_everyone()
     return training
 
-# %% ../nbs/16_training.ipynb #4043baf9
+# %% ../nbs/16_training.ipynb #b8f1b69f
 def keep_weights(
     state: State,
     path: str | Path,
@@ -680,7 +680,7 @@ def keep_weights(
         warnings.warn(f"the weights of epoch {state.best_epoch} could not be written: {error.strerror or error}; they are kept in "
                       "memory, and written when the training ends", stacklevel=2)
 
-# %% ../nbs/16_training.ipynb #d24f9443
+# %% ../nbs/16_training.ipynb #e92a2a1c
 def open_checkpoints(
     folder: str | Path,
     seconds: float,
@@ -697,7 +697,7 @@ def open_checkpoints(
         store.clear()
     return store
 
-# %% ../nbs/16_training.ipynb #2fc5133f
+# %% ../nbs/16_training.ipynb #5ad5db6c
 @torch.no_grad()
 def stages_of(
     backbone: nn.Module,
@@ -718,7 +718,7 @@ def stages_of(
     backbone.train(mode)
     return stages
 
-# %% ../nbs/16_training.ipynb #3414bc10
+# %% ../nbs/16_training.ipynb #882deb42
 def freeze_stages(
     model: nn.Module,      # a detector
     stages: int,           # how many, from the image on
@@ -730,7 +730,7 @@ def freeze_stages(
     for layer in chain.from_iterable(found[:stages]):
         freeze(layer)
 
-# %% ../nbs/16_training.ipynb #9c12be35
+# %% ../nbs/16_training.ipynb #93911887
 def find_lr(
     model: nn.Module,          # is not changed
     loader: Iterable,          # batches of (images, targets)
@@ -763,7 +763,7 @@ def find_lr(
             break
     return pd.DataFrame(rows)
 
-# %% ../nbs/16_training.ipynb #2379698f
+# %% ../nbs/16_training.ipynb #59959091
 def suggest_lr(
     found: pd.DataFrame,      # from `find_lr`
 ) -> float:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -22,26 +23,28 @@ from frcnn_nbdev.faster_rcnn import compact_faster_rcnn
 from frcnn_nbdev.phantom import write_phantom
 from frcnn_nbdev.training import LOSSES, fit
 
-# What a new process needs to train: the tests below run it in processes that are killed, or are several.
-SETUP = """
+# The tests in processes that are killed, or are several, run scripts that begin so.
+SETUP = f"""
+    import sys
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
     import torch
     torch.set_num_threads(1)
-    from frcnn_nbdev.anchors import anchors_from_sizes
-    from frcnn_nbdev.batches import BoxesDataset, collate, make_loader, train_transforms
-    from frcnn_nbdev.data import load_boxes
-    from frcnn_nbdev.faster_rcnn import compact_faster_rcnn
+    from frcnn_nbdev.batches import collate, make_loader
     from frcnn_nbdev.training import fit
-
-    def detector():
-        torch.manual_seed(0)
-        return compact_faster_rcnn("small", 5, anchors_from_sizes([(12, 20), (16, 30), (10, 7)]), rois_per_image=8)
-
-    def data(folder):
-        found = load_boxes(folder)
-        return (BoxesDataset(found, "train", image_size=64, transforms=train_transforms()).preload(),
-                BoxesDataset(found, "val", image_size=64).preload())
+    from test_training import data, detector
 """
-exec(textwrap.dedent(SETUP))      # detector and data, also here
+
+
+def detector():
+    torch.manual_seed(0)
+    return compact_faster_rcnn("small", 5, anchors_from_sizes([(12, 20), (16, 30), (10, 7)]), rois_per_image=8)
+
+
+def data(folder):
+    "Training images, with transforms, and validation images."
+    found = load_boxes(folder)
+    return (BoxesDataset(found, "train", image_size=64, transforms=train_transforms()).preload(),
+            BoxesDataset(found, "val", image_size=64).preload())
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,8 @@ def phantom(tmp_path_factory):
 
 def train(phantom, model=None, batch_size=4, **changes):
     "A short training; the model, and what `fit` says."
-    images, val = data(phantom)      # noqa: F821
-    model = detector() if model is None else model      # noqa: F821
+    images, val = data(phantom)
+    model = detector() if model is None else model
     settings = dict(epochs=3, lr=1e-3, ema_decay=0.8, validate_every=2, progress=False)
     return model, fit(model, make_loader(images, batch_size, shuffle=True, seed=0), make_loader(val, 2), **settings | changes)
 
@@ -160,10 +163,10 @@ def test_options_survive_an_interruption(changes, phantom, tmp_path, monkeypatch
 
 
 def test_batches_by_aspect_survive_an_interruption(phantom, tmp_path, monkeypatch):
-    images, val = data(phantom)      # noqa: F821
+    images, val = data(phantom)
     images.resize = "longest"
     def go(**changes):
-        model = detector()      # noqa: F821
+        model = detector()
         loader = make_loader(images, 3, shuffle=True, seed=0, by_aspect=True)
         return model, fit(model, loader, make_loader(val, 2), epochs=2, progress=False, **changes)
     monkeypatch.setitem(globals(), "train", lambda phantom, **changes: go(**changes))
@@ -188,7 +191,7 @@ def test_a_foreign_checkpoint_is_refused(phantom, tmp_path, monkeypatch):
                               (dict(identity={"data": "abc"}), "data is None there and 'abc' here")]:
         with pytest.raises(ValueError, match=f"belongs to another training: {sentence}"):
             train(phantom, checkpoints=tmp_path, **changes)
-    other = detector()      # noqa: F821
+    other = detector()
     nn.init.zeros_(other.roi_heads.box_predictor.cls_score.weight)
     with pytest.raises(ValueError, match="starting weights is"):
         train(phantom, model=other, checkpoints=tmp_path)
@@ -255,7 +258,7 @@ def test_a_checkpoint_holds_no_code_and_says_how_much_time_was_used(phantom, tmp
 
 
 def test_time_used_before_the_interruption_counts(phantom):
-    state = training.State(detector(), None, None, None, None, training.Progress(10, max_minutes=1))      # noqa: F821
+    state = training.State(detector(), None, None, None, None, training.Progress(10, max_minutes=1))
     facts = {name: getattr(state, name) for name in training.PLAIN} | {"finished": True, "step": 2, "reserve": 0.0, "seconds": 60.0}
     training.restore_state(state, {}, facts)
     assert state.done.share() >= 1
