@@ -13,6 +13,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'height_
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from frcnn_nbdev.features import (
 from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from .roi_pool import MultiScaleRoIAlign
 from .rpn import RegionProposalNetwork, RPNHead
+from .rpn_loss import generator_of_each
 
 # %% ../nbs/14_faster_rcnn.ipynb #f749a677
 class ImageList:
@@ -148,14 +150,14 @@ class ImageTransform(nn.Module):
         self,
         images: list[Tensor],                              # (C, H, W) each, floats in [0, 1]
         targets: list[dict[str, Tensor]] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,   # one, or one for each image
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
         check_images(images, len(self.image_mean))
         resized = []
-        for image in images:
+        for image, one in zip(images, generator_of_each(generator, len(images))):
             mean, std = (torch.as_tensor(v, dtype=image.dtype, device=image.device)[:, None, None]
                          for v in (self.image_mean, self.image_std))
-            resized.append(self.resize((image - mean) / std, generator))
+            resized.append(self.resize((image - mean) / std, one))
         sizes = [height_width(x) for x in resized]
         if targets is not None:
             targets = [{**t, "boxes": scale_boxes(t["boxes"], height_width(image), size)}
@@ -349,7 +351,7 @@ class FasterRCNN(nn.Module):
         self,
         images: list[Tensor],                              # (C, H, W) each, floats in [0, 1]
         targets: list[dict[str, Tensor]] | None = None,    # per image "boxes" (R, 4) pixels and "labels" (R,) int64
-        generator: torch.Generator | None = None,          # of the sampling; None: torch's default one
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,  # one, or one an image; None: torch's
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         "In training a dict of four losses, in testing a list of dicts `boxes labels scores`."
         sizes, features, targets, proposals, rpn_losses = self._propose(images, targets, None, generator)

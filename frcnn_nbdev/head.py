@@ -224,6 +224,7 @@ class RoIHeads(nn.Module):
         rois, labels, deltas = sample_proposals(
             proposals, targets, self.proposal_matcher, batch_size_per_image=self.batch_size_per_image,
             positive_fraction=self.positive_fraction, weights=self.bbox_reg_weights, generator=generator)
+        self.num_sampled = len(labels)      # several processes weigh their losses by it
         return fastrcnn_losses(*self.predict(features, rois, image_sizes), labels, deltas, self.beta)
 
     def detections(

@@ -6,12 +6,14 @@
 __all__ = ['assign_proposals', 'sample_proposals']
 
 # %% ../nbs/11_proposal_targets.ipynb #51850f47
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .boxes import encode_boxes
 from .iou import Matcher, box_iou
-from .rpn_loss import sample_balanced
+from .rpn_loss import generator_of_each, sample_balanced
 
 # %% ../nbs/11_proposal_targets.ipynb #686fb675
 def assign_proposals(
@@ -39,16 +41,16 @@ def sample_proposals(
     batch_size_per_image: int,                  # RoIs drawn from each image
     positive_fraction: float,                   # largest share of objects among them
     weights: tuple[float, float, float, float], # of the deltas
-    generator: torch.Generator | None = None,   # of the sampling; None: torch's default one
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,   # one, or one for each image; None: torch's
 ) -> tuple[list[Tensor], Tensor, Tensor]:       # per image (S, 4) RoIs; of all: (ΣS,) labels, (ΣS, 4) deltas
     "RoIs to train the head on, with classes and deltas; the ground truth is among the candidates."
     rois, labels, deltas = [], [], []
-    for boxes, target in zip(proposals, targets):
+    for boxes, target, one in zip(proposals, targets, generator_of_each(generator, len(targets))):
         gt_boxes = target["boxes"].to(boxes.dtype)
         # An untrained RPN may propose nothing near an object; its own box is always a positive.
         candidates = torch.cat((boxes, gt_boxes))
         candidate_labels, matched = assign_proposals(candidates, gt_boxes, target["labels"], matcher)
-        drawn = sample_balanced(candidate_labels, batch_size_per_image, positive_fraction, generator)
+        drawn = sample_balanced(candidate_labels, batch_size_per_image, positive_fraction, one)
         kept = torch.cat(drawn).sort().values
         rois.append(candidates[kept])
         labels.append(candidate_labels[kept])

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
-           'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'start_run', 'data_folder',
-           'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'model_names', 'report_torchvision_model',
-           'report_model', 'best_anchor_ious', 'torchvision_twin', 'train_model', 'predict_split', 'as_html',
-           'sample_images', 'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence',
-           'side_by_side', 'with_contents', 'with_wide_figures', 'write_page', 'ReportError', 'free_folder',
-           'named_folder', 'CellEngine', 'cell_engine', 'unfinished', 'run_report', 'about', 'describe',
+           'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'lock_folder', 'start_run',
+           'data_folder', 'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'model_names',
+           'report_torchvision_model', 'report_model', 'best_anchor_ious', 'torchvision_twin', 'training_facts',
+           'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
+           'headline', 'accuracy_sentence', 'side_by_side', 'with_contents', 'with_wide_figures', 'write_page',
+           'ReportError', 'unfinished', 'all_parameters', 'differing', 'may_go_on', 'free_folder', 'named_folder',
+           'CellEngine', 'cell_engine', 'prepare_folder', 'train_in_processes', 'run_report', 'about', 'describe',
            'shell_parameters', 'add_parameter_options', 'report_parser', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
@@ -45,6 +46,9 @@ import pandas as pd
 import papermill
 import torch
 import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, is_cuda_available
+from filelock import FileLock, Timeout
 from IPython.display import HTML, clear_output, display
 from nbconvert import HTMLExporter
 from papermill.engines import NBClientEngine, papermill_engines
@@ -57,6 +61,7 @@ from .anchors import AnchorGenerator, anchors_from_sizes, fit_anchors
 from .batches import BoxesDataset, make_loader, predictions_table, train_transforms
 from .data import DetectionData, load_boxes
 from .evaluation import evaluate, image_scores, top_detections, worst_images
+from .distributed import launch, launched
 from .faster_rcnn import compact_faster_rcnn
 from frcnn_nbdev.finetune import (
     backbone_name,
@@ -72,7 +77,7 @@ from .iou import box_iou
 from .labels import read_image, write_boxes_csv
 from .phantom import write_phantom
 from .plots import alt
-from .training import Training, fit, predict
+from .training import Training, fit, freeze_stages, predict, was_finished
 
 # %% ../nbs/19_reports.ipynb #87d7d161
 def report_folder() -> Path:
@@ -162,6 +167,7 @@ class Run:
     params: dict[str, object]
     started: float = field(default_factory=time.perf_counter)
     times: dict[str, float] = field(default_factory=dict)    # seconds of each part; never in metrics.json
+    lock: FileLock | None = None     # held while the run is in progress: no second process writes into the folder
 
     def figure(self, figure, name: str) -> None:
         "Keep a figure as a PNG in `figures/`."
@@ -191,6 +197,10 @@ class Run:
             write_boxes_csv(predictions, self.folder / "predictions.csv")
         self.times["whole report"] = time.perf_counter() - self.started
         write_json(self.times, self.folder / "times.json")
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        if self.lock is not None:
+            self.lock.release()
+            Path(self.lock.lock_file).unlink(missing_ok=True)
         write_json(metrics, self.folder / "metrics.json")
 
 # %% ../nbs/19_reports.ipynb #e92be395
@@ -200,7 +210,7 @@ def write_json(
 ) -> None:
     "JSON with sorted keys, written beside and moved into place. NaN is refused: it is no JSON."
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")     # each process its own
     partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
@@ -219,7 +229,7 @@ def environment() -> dict[str, object]:
     home = report_folder().parent
     commit = subprocess.run(["git", f"--git-dir={home / '.git'}", "rev-parse", "HEAD"], capture_output=True, text=True)
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
-            "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(),
+            "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "cuda": is_cuda_available(),
             "packages": versions, "commit": commit.stdout.strip() if commit.returncode == 0 else None}
 
 # %% ../nbs/19_reports.ipynb #2bf1681a
@@ -235,6 +245,19 @@ def settings_table(
             rows.append((name, str(value)))
     return pd.DataFrame(rows, columns=["name", "value"])
 
+# %% ../nbs/19_reports.ipynb #2610ea65
+def lock_folder(
+    folder: Path,
+    seconds: float = 10.0,     # a killed report may take a moment to be gone
+) -> FileLock:
+    "Keep other processes out of a run folder. Raises ValueError when one is in it."
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=seconds, poll_interval=0.2)
+    except Timeout:
+        raise ValueError(f"another process is writing into the run folder {folder.name}: wait for it, or give --name") from None
+    return lock
+
 # %% ../nbs/19_reports.ipynb #35f81407
 def start_run(
     report: str,
@@ -247,11 +270,12 @@ def start_run(
     if (folder / "metrics.json").exists():
         raise ValueError(f"the run folder {folder.name} holds a finished run: choose another `out`")
     folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
     write_json(environment() | {"report": report}, folder / "environment.json")
     matplotlib.rcParams["text.parse_math"] = False      # a dollar in a class name starts no formula
     cv2.setNumThreads(1)      # the loader's small pictures; two pools of threads would fight over the cores
-    return Run(report, folder, params)
+    return Run(report, folder, params, lock=lock)
 
 # %% ../nbs/19_reports.ipynb #e5e66a00
 def data_folder(
@@ -411,6 +435,14 @@ def torchvision_twin(
     twin.load_state_dict(model.state_dict(), strict=True)
     return twin.to(memory_format=torch.channels_last)
 
+# %% ../nbs/19_reports.ipynb #925a0212
+def training_facts(
+    run: Run,
+) -> dict[str, object]:
+    "What a training must have in common with the checkpoints that it goes on from: parameters and data."
+    data = json.loads((run.folder / "environment.json").read_text()).get("data", {})
+    return {name: value for name, value in run.params.items() if name != "resume"} | {"data fingerprint": data.get("fingerprint")}
+
 # %% ../nbs/19_reports.ipynb #872bbf65
 def train_model(
     run: Run,
@@ -420,19 +452,31 @@ def train_model(
     max_steps: int | None = None,       # None: epochs or max_minutes end the training
     checkpoint: str | None = "model.safetensors",   # in the run folder; None: weights are not kept
 ) -> Training:
-    "Train with the run's parameters; validation AP on the original pixels decides which weights are kept."
+    """Train with the run's parameters; validation AP on the original pixels decides which weights are kept.
+
+    What was interrupted goes on from the checkpoints in the run folder, also after several processes did the training."""
     p, val = run.params, splits["val"]
-    truth = val.table
+    truth, kept = val.table, run.folder / "checkpoints" / Path(checkpoint or "baseline").stem
 
     def metrics(detections):
         found = evaluate(truth, predictions_table(val, detections, val.data.classes), val.data.classes)
         return {name: found[name] for name in ("AP", "AP50", "accuracy", "mean_iou")}
-    batch_size = min(p["batch_size"], len(splits["train"]))
-    return fit(model, make_loader(splits["train"], batch_size, shuffle=True, seed=p["seed"]),
-               make_loader(val, p["batch_size"]), epochs=p["epochs"],
-               max_minutes=p["max_minutes"] or None, max_steps=max_steps, lr=p["lr"], seed=p["seed"],
-               device=p["device"], precision=p["precision"], metrics=metrics, validate_every=p["validate_every"],
-               checkpoint=run.folder / checkpoint if checkpoint else None, name_of=splits["train"].name)
+
+    def train(resume=True):
+        batch_size = min(p["batch_size"], len(splits["train"]))
+        return fit(model, make_loader(splits["train"], batch_size, shuffle=True, seed=p["seed"]),
+                   make_loader(val, p["batch_size"]), epochs=p["epochs"],
+                   max_minutes=p["max_minutes"] or None, max_steps=max_steps, lr=p["lr"], seed=p["seed"],
+                   schedule=p["schedule"], accumulate=p["accumulate"], patience=p["patience"] or None,
+                   image_seeds=p["processes"] > 1, device=p["device"], precision=p["precision"], metrics=metrics,
+                   validate_every=p["validate_every"], checkpoint=run.folder / checkpoint if checkpoint else None,
+                   checkpoints=kept, checkpoint_seconds=p["checkpoint_seconds"], resume=resume, identity=training_facts(run), tracker=p["tracker"] or None,
+                   tracker_folder=run.folder / "curves" / kept.name, name_of=splits["train"].name)
+    freeze_stages(model, p["frozen"])
+    if p["processes"] > 1 and not launched() and not (p["resume"] and was_finished(kept)):
+        launch(train, p["resume"], processes=p["processes"])
+        return train()      # they are done: this reads their result
+    return train(p["resume"])
 
 # %% ../nbs/19_reports.ipynb #87bfa6c4
 def predict_split(
@@ -610,13 +654,60 @@ def write_page(
 class ReportError(Exception):
     "A report that stopped, with the sentence that says why."
 
+# %% ../nbs/19_reports.ipynb #089b32e9
+def unfinished(
+    folder: Path,
+) -> Path:
+    "Where a run is kept until it is whole."
+    return folder.with_name(folder.name + ".unfinished")
+
+# %% ../nbs/19_reports.ipynb #756baaeb
+def all_parameters(
+    report: str,
+    params: dict[str, object],       # those that were given
+) -> dict[str, object] | None:       # None: the report cannot go on after an interruption
+    "What params.yaml will hold, without `resume`, for a report that has this parameter."
+    declared = declared_parameters(report)
+    if "resume" not in declared:
+        return None
+    return {name: params.get(name, p.default) for name, p in declared.items() if name not in ("out", "resume")}
+
+# %% ../nbs/19_reports.ipynb #99f2e223
+def differing(
+    work: Path,                            # an unfinished run folder
+    params: dict[str, object],             # from `all_parameters`
+) -> str | None:                           # None: there are none
+    "A parameter in which an unfinished run differs from a new one, in words."
+    try:
+        theirs = yaml.safe_load((work / "params.yaml").read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError):
+        return "unreadable parameters"
+    theirs.pop("resume", None)
+    name = next((name for name in sorted(theirs.keys() | params.keys()) if theirs.get(name) != params.get(name)), None)
+    return None if name is None else f"{name} {theirs.get(name)!r} and not {params.get(name)!r}"
+
+# %% ../nbs/19_reports.ipynb #964ead27
+def may_go_on(
+    work: Path,                            # an unfinished run folder
+    params: dict[str, object] | None,      # from `all_parameters`
+) -> bool:
+    "Whether an unfinished run has these parameters and nobody works on it."
+    if params is None or differing(work, params) is not None:
+        return False
+    try:
+        lock_folder(work).release()
+    except ValueError:
+        return False
+    return True
+
 # %% ../nbs/19_reports.ipynb #2ba870c8
 def free_folder(
     out: Path,
+    params: dict[str, object] | None = None,   # all parameters: an unfinished run with the same ones is gone on with
 ) -> Path:
-    "`out`, or the first of out-2, out-3 … that does not hold a run yet."
+    "`out`, or the first of out-2, out-3 … that does not hold a run yet, or holds this one unfinished."
     number, folder = 1, out
-    while folder.exists() or unfinished(folder).exists():
+    while folder.exists() or (unfinished(folder).exists() and not may_go_on(unfinished(folder), params)):
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
     return folder
@@ -657,12 +748,63 @@ def cell_engine() -> str:
     papermill_engines.register("frcnn_cells", CellEngine)
     return "frcnn_cells"
 
-# %% ../nbs/19_reports.ipynb #089b32e9
-def unfinished(
-    folder: Path,
+# %% ../nbs/19_reports.ipynb #54b1d558
+def prepare_folder(
+    work: Path,
+    params: dict[str, object] | None,    # from `all_parameters`
+    anew: bool = False,                  # remove what is there
 ) -> Path:
-    "Where a run is kept until it is whole."
-    return folder.with_name(folder.name + ".unfinished")
+    "The folder for a report: new, or that of an unfinished run with the same parameters. Weights of another run are not removed."
+    if work.exists() and not anew:
+        if params is not None and differing(work, params) is None:
+            lock_folder(work).release()
+            (work / "metrics.json").unlink(missing_ok=True)      # only the page was missing
+            return work
+        if (work / "model.safetensors").exists() or (work / "checkpoints").exists():
+            why = "" if params is None else f", with {differing(work, params)}; with the same parameters it goes on"
+            raise ValueError(f"{work} holds the weights of a run that was not finished{why}: move or remove it first")
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    return work
+
+# %% ../nbs/19_reports.ipynb #d10e486f
+def train_in_processes(
+    report: str,
+    params: dict[str, object],
+    out: str | Path | None,
+) -> None:
+    "Train in the processes that accelerate or torchrun started; then all but the first end here. Changes `params` and the environment."
+    state = PartialState(cpu=params.get("device", "cpu") == "cpu")
+    if "processes" in declared_parameters(report):
+        params["processes"] = state.num_processes
+        chosen = [None]
+        if state.is_main_process:
+            goes_on = all_parameters(report, params) if params.get("resume", True) else None
+            out = free_folder(named_folder(report), goes_on) if out is None else Path(out)
+            if out.exists():
+                raise ValueError(f"the run folder {out} exists already: choose another name, or remove it")
+            work = prepare_folder(unfinished(out), all_parameters(report, params), anew=not params.get("resume", True))
+            params["resume"] = True
+            run = start_run(report, all_parameters(report, params) | {"resume": True, "out": str(work)})
+            chosen = [(str(work), run.params)]
+        broadcast_object_list(chosen)
+        run = run if state.is_main_process else Run(report, Path(chosen[0][0]), chosen[0][1])
+        with state.main_process_first():      # it makes the phantom's images, if there are none
+            data = open_data(run, progress=state.is_main_process)
+        splits = open_splits(run, data, progress=state.is_main_process)
+        train_model(run, report_model(run, data, report_anchors(run, splits["train"])), splits)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            run.lock.release()
+    main = state.is_main_process
+    state.destroy_process_group()
+    if not main:
+        sys.exit(0)
+    for name in [name for name in os.environ if name.startswith(("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_", "LOCAL_"))]:
+        del os.environ[name]
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 # %% ../nbs/19_reports.ipynb #6a5219b1
 def run_report(
@@ -675,29 +817,38 @@ def run_report(
     """Run a report notebook and leave a complete run folder.
 
     Parameters are checked before anything starts. While it runs, and when it fails, the folder is called
-    `<out>.unfinished`. Raises ValueError for parameters, ReportError for a report that stopped.
+    `<out>.unfinished`; a training in it that was interrupted goes on when all parameters are the same. In several processes,
+    started by `accelerate launch` or torchrun, all train and the first one writes the report. Raises ValueError for
+    parameters, ReportError for a report that stopped.
     """
     params = check_parameters(report, dict(params or {}))
     if "out" in params:
         raise ValueError("the run folder is an argument of its own: give `out` to run_report, or --name to frcnn_report")
     if params.get("data", "phantom") != "phantom" and not Path(params["data"]).exists():
         raise FileNotFoundError(f"the data folder {params['data']!r} does not exist: give the path of a labelled folder")
+    if launched():
+        train_in_processes(report, params, out)
+    goes_on = all_parameters(report, params)
     if out is None:
-        out = free_folder(named_folder(report))
+        # Asked to start anew, it leaves what there is alone.
+        out = free_folder(named_folder(report), goes_on if params.get("resume", True) else None)
     out = Path(out)
     if out.exists():
         raise ValueError(f"the run folder {out} exists already: choose another name, or remove it")
-    work = unfinished(out)
-    if (work / "model.safetensors").exists():
-        raise ValueError(f"{work} holds the weights of a run that was not finished: move or remove it first")
-    if work.exists():
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
+    work = prepare_folder(unfinished(out), goes_on, anew=not params.get("resume", True))
+    if goes_on is not None:
+        params["resume"] = True      # the folder is as it is wanted
+    if progress and (work / "checkpoints").exists():
+        print(f"frcnn_report: going on with {work}", flush=True)
     notebook = work / "report.ipynb"
     try:
         papermill.execute_notebook(
             str(report_path(report)), str(notebook), parameters={**params, "out": str(work)}, kernel_name="python3",
-            progress_bar=False, engine_name=cell_engine() if progress else None, stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
+            progress_bar=False, engine_name=cell_engine() if progress else None,
+            stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
+    except KeyboardInterrupt:
+        more = "; the same command goes on with it" if goes_on is not None else ""
+        raise ReportError(f"stopped. What there is of the run is in {work}{more}") from None
     except PapermillExecutionError as error:
         where = f" What there is of the run is in {work}." if any(work.iterdir()) else ""
         raise ReportError(f"{error.evalue.strip()}{where}") from None
@@ -810,3 +961,7 @@ def frcnn_report(
     print(f"frcnn_report: done in {time.perf_counter() - start:.0f} s; open {folder / 'report.html'}")
     if args.open:
         webbrowser.open((folder / "report.html").resolve().as_uri())
+
+# %% ../nbs/19_reports.ipynb #d0f72d54
+if __name__ == "__main__" and "__file__" in globals():      # python -m frcnn_nbdev.reports; a notebook has no file
+    frcnn_report()

@@ -129,5 +129,6 @@ class RegionProposalNetwork(nn.Module):
         labels, matched_gt = assign_anchors(anchors, gt_boxes, self.proposal_matcher)
         positive, negative = sample_anchors(labels, self.batch_size_per_image, self.positive_fraction,
                                             generator)
+        self.num_sampled = len(positive) + len(negative)     # several processes weigh their losses by it
         return proposals, rpn_losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors,
                                      gt_boxes, matched_gt, positive, negative)
