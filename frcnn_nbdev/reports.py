@@ -514,6 +514,7 @@ figure { margin: 0 0 1rem 0 !important; }
 figcaption { color: #333; margin: .4rem 0; }
 figure > figcaption:first-child { font-weight: 600; color: inherit; }
 .scroll { overflow-x: auto; max-width: 100%; }
+.scroll td { white-space: nowrap; }
 .highlight pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 .jp-RenderedHTMLCommon table { margin: 0; }
 nav.contents a { color: #00509e; }
