@@ -466,7 +466,8 @@ LAYOUTS = [  # what, how it is made, and the rows that are read: name, class, sp
         obj_names="AC\n", obj_data="classes = 1\ntrain = data/train.txt\n"), [("obj_train_data/s/a.png", "AC", "train")]),
     ("CVAT YOLO for Ultralytics", lambda r: yolo_many(r, [("images/train/a.png", "labels/train/a.txt")], train_txt="data/images/train/a.png\n",
         data_yaml="path: ./\ntrain: train.txt\nnames:\n  0: AC\n"), [("images/train/a.png", "AC", "train")]),
-    ("HC18 as published", lambda r: (several(r, "test_set/000_HC.png"), hc18_many(r, ["training_set"],
+    ("HC18 as published", lambda r: (several(r, "test_set/000_HC.png", "unlabelled_set/000_HC.png"), hc18_many(r, ["training_set"],
+        unlabelled_set_pixel_size_csv="filename,pixel size(mm)\n000_HC.png,0.8\n",
         test_set_pixel_size_csv="filename,pixel size(mm)\n000_HC.png,0.9\n",
         training_set_pixel_size_and_HC_csv="filename,pixel size(mm),head circumference (mm)\n000_HC.png,0.25,44\n")), [("training_set/000_HC.png", "HC", "", "000", 0.25)]),
     ("HC18 of two clinics", lambda r: hc18_many(r, ["A", "B"], A__s_csv="filename,pixel size(mm)\n000_HC.png,0.25\n",
@@ -495,6 +496,7 @@ def test_folders_as_other_tools_write_them(tmp_path, make, rows):
     (lambda r: yolo(r, POSE + "0.2 0.3 2 0.1 0.1 2\n"), "1 lines have key points"),
     (lambda r: yolo(r, LINE + " 1\n" + LINE + " 8\n"), "2 lines end in the number of a track"),
     (lambda r: yolo(r, config="train: images\nval: valid/images\nnames: [AC]\n"), "images of val (valid/images) are not below"),
+    (lambda r: yolo(r, config="train: images\nval: ../valid/images\nnames: [AC]\n"), "images of val (../valid/images) are not below"),
     (lambda r: yolo(r, config="train: images\nval: images\nnames: [AC]\n"), "1 images of val are also in train"),
     (lambda r: (put(r / "JPEGImages/b.png"), voc(r, filename="b.png")), "Annotations/a.xml names the image 'b.png'")])
 def test_what_is_not_read_of_a_folder_is_said(tmp_path, make, words):
