@@ -241,13 +241,13 @@ def _voc_image(index: ImageIndex, xml: Path, filename: str, places: list[str]) -
     "Name of the image of an annotation: the one with the name of the XML, or else the file that it names."
     shown, bare = relative_name(xml, index.root), PurePosixPath(filename.replace("\\", "/")).name
     names = [bare] * (PurePosixPath(bare).stem == xml.stem) + [xml.stem + suffix for suffix in sorted(IMAGE_SUFFIXES)]
-    beside = [one for name in names for place in places
-              if PurePosixPath(one := posixpath.join(place, name)).suffix.lower() in IMAGE_SUFFIXES and index.has(one)]
-    if not filename and not beside:
+    names = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    beside = next((one for name in names for place in places if index.has(one := posixpath.join(place, name))), None)
+    if not filename and beside is None:
         raise FileNotFoundError(f"{shown}: its image {xml.stem!r} is missing; add it or remove the annotation.")
     if filename and xml.stem not in (bare, PurePosixPath(bare).stem):
         inside_folder(index.root, filename, shown)  # raises: only the own image may be named by a path that leaves
-    return index.find(beside[0] if beside else filename, shown, places=tuple(places))
+    return index.find(beside or filename, shown, places=tuple(places))
 
 # %% ../nbs/02b_formats.ipynb #7079b363
 def _read_xml(xml: Path, root: Path):
@@ -454,9 +454,9 @@ def _labelme_image(path: Path, record: dict, index: ImageIndex) -> str:
         if not (bare and index.has(posixpath.normpath(posixpath.join(here, bare))) or record.get("imageData")):
             raise
     names = [bare] * bool(bare) + [path.stem + suffix for suffix in sorted(IMAGE_SUFFIXES)]
-    beside = [one for name in names if index.has(one := posixpath.normpath(posixpath.join(here, name)))]
-    if beside:
-        return index.find(beside[0], shown)
+    beside = next((one for name in names if index.has(one := posixpath.normpath(posixpath.join(here, name)))), None)
+    if beside is not None:
+        return index.find(beside, shown)
     if record.get("imageData"):
         return shown
     raise FileNotFoundError(f"{shown}: its image {reprlib.repr(stated)} is missing; put it beside the JSON.")

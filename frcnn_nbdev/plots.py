@@ -637,7 +637,7 @@ def _unpaired(
 # %% ../nbs/01_plots.ipynb #98eb0910
 def plot_detections(
     images: Mapping | Sequence,              # name -> image, or one image for each name
-    truth: pd.DataFrame,                     # boxes table, in pixels of the images
+    truth: pd.DataFrame | None,              # boxes table, in pixels of the images; None: not known
     predictions: pd.DataFrame | None,        # boxes table with score, in pixels of the images
     names: Sequence[str],                    # which images, in this order (worst first)
     *,
@@ -677,7 +677,7 @@ def plot_detections(
                      columns=columns or (2 if any_crowded else 4), cell=cell or (4.2 if any_crowded else 2.6),
                      fontsize=fontsize - 1 if any_crowded else fontsize,
                      linewidth=1.3 if any_crowded else None)
-    handles = _legend_lines(["truth", "prediction"])
+    handles = _legend_lines(["prediction"] if truth is None else ["truth", "prediction"])
     if any_crowded:
         handles.append(Line2D([], [], linestyle="None", label="text: errors in crowded images"))
     fig.legend(handles=handles, loc="outside lower center", frameon=False,

@@ -597,6 +597,8 @@ figure { margin: 0 0 1rem 0 !important; }
 figcaption { color: #333; margin: .4rem 0; }
 figure > figcaption:first-child { font-weight: 600; color: inherit; }
 .scroll { overflow-x: auto; max-width: 100%; }
+.scroll td { white-space: nowrap; }
+.highlight pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 .jp-RenderedHTMLCommon table { margin: 0; }
 nav.contents a { color: #00509e; }
 nav.contents ol { margin: .3rem 0; padding-left: 1.4rem; }
@@ -605,7 +607,6 @@ nav.contents li { padding: .15rem 0; }
 @media (max-width: 40rem) {
   main { padding: 0 .3rem; }
   .jp-Cell { padding: 2px !important; }
-  .highlight pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
   figure.wide { overflow-x: auto; }
   figure.wide img { max-width: none !important; width: 42rem; }
   figure.wide figcaption { position: sticky; left: 0; max-width: 92vw; }
@@ -632,9 +633,9 @@ def with_wide_figures(
     "The page with its wide figures marked; the keyboard reaches them, because they may scroll."
     def marked(figure):
         # The first bytes of a PNG say how wide it is.
-        width = int.from_bytes(base64.b64decode(figure[2])[16:20], "big")
+        width = int.from_bytes(base64.b64decode(figure[1])[16:20], "big")
         return figure[0].replace("<figure", '<figure class="wide" tabindex="0"', 1) if width > limit else figure[0]
-    return re.sub(r'<figure( style="margin:0")?><img src="data:image/png;base64,([A-Za-z0-9+/]{32})', marked, page)
+    return re.sub(r'<figure[^>]*><img [^>]*?src="data:image/png;base64,([A-Za-z0-9+/]{32})', marked, page)
 
 # %% ../nbs/19_reports.ipynb #dbd1ecdb
 def write_page(
