@@ -8,7 +8,7 @@ __all__ = ['BACKBONE_NAMES', 'detector_names', 'check_model', 'new_convolution',
            'NativeTransform', 'set_image_size', 'OneValueBatchNorm2d', 'backbone_name', 'new_detector', 'is_published',
            'remove_norm_eps', 'torchvision_detector', 'weights_argument', 'object_masks', 'learns_masks', 'mask_format']
 
-# %% ../nbs/18_finetune.ipynb #0d39d6c9
+# %% ../nbs/18_finetune.ipynb #dda382d4
 import difflib
 from collections.abc import Callable
 from enum import Enum
@@ -31,12 +31,12 @@ from .faster_rcnn import named_tensors, trained_layers
 from .features import classification_model, freeze, read_weights, weights_file
 from .formats import find_formats, segmentation_mask
 
-# %% ../nbs/18_finetune.ipynb #df2b79cc
+# %% ../nbs/18_finetune.ipynb #a10041e1
 def detector_names() -> list[str]:
     "torchvision's detectors of boxes, by the names of their builders."
     return list_models(module=detection, exclude="keypoint*")
 
-# %% ../nbs/18_finetune.ipynb #01a4ea82
+# %% ../nbs/18_finetune.ipynb #abd0045b
 def check_model(
     name: str,
     known: list[str],     # the names there are
@@ -47,7 +47,7 @@ def check_model(
         hint = f", did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"the model {name!r} is unknown{hint}: the ones there are: {', '.join(known)}")
 
-# %% ../nbs/18_finetune.ipynb #fda550b9
+# %% ../nbs/18_finetune.ipynb #ed779d4e
 def new_convolution(
     old: nn.Conv2d,
     out_channels: int,
@@ -59,7 +59,7 @@ def new_convolution(
     nn.init.constant_(new.bias, 0.0 if probability is None else float(torch.logit(torch.tensor(probability))))
     return new.to(old.weight.device)
 
-# %% ../nbs/18_finetune.ipynb #497626dd
+# %% ../nbs/18_finetune.ipynb #b5448367
 def replace_predictor(
     model: nn.Module,      # one of torchvision's detectors
     num_classes: int,      # background included
@@ -83,7 +83,7 @@ def replace_predictor(
         head.cls_logits = new_convolution(head.cls_logits, head.num_anchors * num_classes, probability=0.01)
         head.num_classes = num_classes
 
-# %% ../nbs/18_finetune.ipynb #cb378762
+# %% ../nbs/18_finetune.ipynb #8de17073
 def count_classes(
     state: dict[str, Tensor],    # parameters of one of torchvision's detectors
 ) -> int | None:                 # background included; None: these are no weights of a detector
@@ -96,7 +96,7 @@ def count_classes(
             return 4 * len(state[classes]) // len(state[boxes])
     return None
 
-# %% ../nbs/18_finetune.ipynb #b574f198
+# %% ../nbs/18_finetune.ipynb #c887618f
 def load_detector(
     model: nn.Module,             # one of torchvision's detectors
     state: dict[str, Tensor],
@@ -110,7 +110,7 @@ def load_detector(
         first = " ".join(str(error).split("\n")[1].split()).replace('"', "'")[:160]
         raise ValueError(f"{source} does not belong to {name} ({first}): give weights of this detector") from error
 
-# %% ../nbs/18_finetune.ipynb #a017083d
+# %% ../nbs/18_finetune.ipynb #c29d58de
 def backbone_layers(
     model: nn.Module,        # one of torchvision's detectors
 ) -> list[nn.Module]:        # in the order in which the image passes
@@ -123,7 +123,7 @@ def backbone_layers(
         return [*first, *list(second)[:-1]]
     return [*first[0], *first[1]]                    # SSDlite: MobileNetV3, cut in two within a block
 
-# %% ../nbs/18_finetune.ipynb #315ceef5
+# %% ../nbs/18_finetune.ipynb #e9b6cb81
 def backbone_stages(
     model: nn.Module,               # one of torchvision's detectors
 ) -> list[list[nn.Module]]:         # stages of layers, the first one first
@@ -139,7 +139,7 @@ def backbone_stages(
             starts.insert(-1, len(model.backbone.features[0]) - 1)
     return [layers[begin:end] for begin, end in zip(starts, [*starts[1:], len(layers)], strict=True)]
 
-# %% ../nbs/18_finetune.ipynb #65ff50f1
+# %% ../nbs/18_finetune.ipynb #c6dfc431
 def freeze_stages(
     model: nn.Module,            # one of torchvision's detectors
     trainable_layers: int,       # stages that train, the last ones first
@@ -150,7 +150,7 @@ def freeze_stages(
         for layer in stage:
             freeze(layer)
 
-# %% ../nbs/18_finetune.ipynb #3182b636
+# %% ../nbs/18_finetune.ipynb #7830d017
 def fill_backbone(
     model: nn.Module,          # one of torchvision's detectors
     network: nn.Module,        # a classification network with weights
@@ -166,7 +166,7 @@ def fill_backbone(
     for value, new in zip(own, given, strict=True):
         value.copy_(new)
 
-# %% ../nbs/18_finetune.ipynb #e5921579
+# %% ../nbs/18_finetune.ipynb #b54f5639
 def freeze_norm(
     module: nn.Module,
 ) -> None:
@@ -179,13 +179,13 @@ def freeze_norm(
         else:
             freeze_norm(child)
 
-# %% ../nbs/18_finetune.ipynb #8f3e7b27
+# %% ../nbs/18_finetune.ipynb #8e289935
 class NativeTransform(GeneralizedRCNNTransform):
     "torchvision's normalisation and padding, without a change of size."
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 
-# %% ../nbs/18_finetune.ipynb #2ffe5d4c
+# %% ../nbs/18_finetune.ipynb #dce91e2a
 def set_image_size(
     model: nn.Module,           # one of torchvision's detectors
     min_size: int | None,       # pixels of the shorter side; None: images as they come
@@ -204,7 +204,7 @@ def set_image_size(
     else:
         old.min_size, old.max_size = (min_size,), max_size or min_size * 5 // 3
 
-# %% ../nbs/18_finetune.ipynb #dd9602e3
+# %% ../nbs/18_finetune.ipynb #6ccd34dc
 class OneValueBatchNorm2d(nn.BatchNorm2d):
     "Batch normalisation that takes the running numbers when a channel has a single value."
     def forward(self, x: Tensor) -> Tensor:
@@ -212,17 +212,17 @@ class OneValueBatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
 
-# %% ../nbs/18_finetune.ipynb #b9fa41fb
+# %% ../nbs/18_finetune.ipynb #43dd5436
 BACKBONE_NAMES = {"resnet50": (5, 3), "mobilenet_v3_large": (6, 3), "vgg16": (5, 4)}   # name → stages, trained by default
 
-# %% ../nbs/18_finetune.ipynb #bebbbcdc
+# %% ../nbs/18_finetune.ipynb #6e30cc11
 def backbone_name(
     name: str,       # of a detector
 ) -> str:            # of the classification network that is its backbone
     "The backbone that a detector of torchvision has."
     return next(backbone for backbone in BACKBONE_NAMES if backbone in name)
 
-# %% ../nbs/18_finetune.ipynb #4d354e0c
+# %% ../nbs/18_finetune.ipynb #1f3de698
 def new_detector(
     name: str,
     num_classes: int,    # background included
@@ -233,7 +233,7 @@ def new_detector(
         options = {"norm_layer": partial(OneValueBatchNorm2d, eps=0.001, momentum=0.03), **options}   # torchvision's numbers
     return get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **options)
 
-# %% ../nbs/18_finetune.ipynb #7dc226eb
+# %% ../nbs/18_finetune.ipynb #1121f1a8
 def is_published(
     weights: str | Path | Enum | None,
     name: str,                           # of the detector
@@ -244,7 +244,7 @@ def is_published(
     file = weights_file(weights)
     return file is None or file.name == Path(get_model_weights(name).COCO_V1.url).name
 
-# %% ../nbs/18_finetune.ipynb #2330122e
+# %% ../nbs/18_finetune.ipynb #28933e17
 def remove_norm_eps(
     model: nn.Module,
 ) -> None:
@@ -253,7 +253,7 @@ def remove_norm_eps(
         if isinstance(module, FrozenBatchNorm2d):
             module.eps = 0.0
 
-# %% ../nbs/18_finetune.ipynb #8356e7ea
+# %% ../nbs/18_finetune.ipynb #27e2dfa3
 def torchvision_detector(
     name: str,                                     # one of `detector_names()`
     num_classes: int,                              # background included
@@ -297,7 +297,7 @@ def torchvision_detector(
     set_image_size(model, min_size, max_size, name)
     return model
 
-# %% ../nbs/18_finetune.ipynb #9ba777c6
+# %% ../nbs/18_finetune.ipynb #acf25bb6
 def weights_argument(
     name: str,        # of a detector of torchvision
     weights: str,     # a file, a name such as COCO_V1 or IMAGENET1K_V1, or "" for none
@@ -313,7 +313,7 @@ def weights_argument(
                          "or the path of a .safetensors or .pth file")
     return {"weights" if weights in detectors else "weights_backbone": weights}
 
-# %% ../nbs/18_finetune.ipynb #36343d70
+# %% ../nbs/18_finetune.ipynb #c548ad54
 def object_masks(
     data: DetectionData,
 ) -> Callable[[str], np.ndarray]:      # image name → (n, H, W) bool, for `BoxesDataset(masks=…)`
@@ -331,14 +331,14 @@ def object_masks(
         return np.stack(rows) if rows else np.zeros((0, *sizes.loc[name]), bool)
     return masks
 
-# %% ../nbs/18_finetune.ipynb #1d39301e
+# %% ../nbs/18_finetune.ipynb #158452f0
 def learns_masks(
     name: str,      # of a model
 ) -> bool:
     "Whether a model of this name needs masks to learn from."
     return name.startswith("maskrcnn")
 
-# %% ../nbs/18_finetune.ipynb #53c2a7ed
+# %% ../nbs/18_finetune.ipynb #005edabb
 def mask_format(
     folder: str | Path,
 ) -> str:              # argument `format` of `load_boxes`
