@@ -36,7 +36,7 @@ from .formats import write_boxes
 from .phantom import write_phantom
 from .plots import paint_boxes
 from .reports import Run, check_parameters, data_fingerprint, declared_parameters, open_data, report_model
-from .training import check_settings, predict
+from .training import check_device, predict
 
 # %% ../nbs/19b_detector.ipynb #9a79e3ad
 def freeze_like(
@@ -214,7 +214,7 @@ class Detector:
         device: str = "cpu",     # "cpu", "cuda" or "auto"
     ) -> "Detector":
         "The detector of a run. Errors name the file that is missing or damaged."
-        check_settings(1, 1, device)
+        check_device(device)
         params, facts, metrics = read_run(run)
         model = load_model(run, params, facts)
         cuda = device == "cuda" or device == "auto" and torch.cuda.is_available()

@@ -6,9 +6,9 @@
 __all__ = ['LOSSES', 'SCHEDULES', 'PLAIN', 'make_optimizer', 'lr_factor', 'check_losses', 'losses_and_detections', 'to_device',
            'as_float32', 'accelerator_for', 'validate', 'predict', 'save_weights', 'Progress', 'batch_losses',
            'images_that_count', 'train_step', 'State', 'loader_generators', 'state_content', 'restore_state',
-           'epoch_batches', 'train_epoch', 'Training', 'check_settings', 'training_identity', 'make_accelerator',
-           'agreed', 'validate_state', 'finish', 'was_finished', 'fit', 'keep_weights', 'open_checkpoints', 'stages_of',
-           'freeze_stages', 'find_lr', 'suggest_lr']
+           'epoch_batches', 'train_epoch', 'Training', 'check_device', 'check_settings', 'training_identity',
+           'make_accelerator', 'agreed', 'validate_state', 'finish', 'was_finished', 'fit', 'keep_weights',
+           'open_checkpoints', 'stages_of', 'freeze_stages', 'find_lr', 'suggest_lr']
 
 # %% ../nbs/16_training.ipynb #300f5312
 import copy
@@ -447,6 +447,16 @@ class Training:
     times: pd.DataFrame       # a row an epoch: seconds of training and of validation
     resumed: int = 0          # the step that a checkpoint let it go on from; 0: there was none
 
+# %% ../nbs/16_training.ipynb #c0de71ce
+def check_device(
+    device: str,
+) -> None:
+    "Raises ValueError for a device that is unknown or not there."
+    if device not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"the device {device!r} is unknown: give 'cpu', 'cuda' or 'auto'")
+    if device == "cuda" and not is_cuda_available():      # torch's own question would keep `launch` from forking
+        raise ValueError("device is 'cuda' but there is no CUDA device: use 'cpu' or 'auto'")
+
 # %% ../nbs/16_training.ipynb #de72e73a
 def check_settings(
     device: str,
@@ -458,10 +468,7 @@ def check_settings(
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: give 1 or more")
-    if device not in ("cpu", "cuda", "auto"):
-        raise ValueError(f"the device {device!r} is unknown: give 'cpu', 'cuda' or 'auto'")
-    if device == "cuda" and not is_cuda_available():      # torch's own question would keep `launch` from forking
-        raise ValueError("device is 'cuda' but there is no CUDA device: use 'cpu' or 'auto'")
+    check_device(device)
     if schedule not in SCHEDULES:
         raise ValueError(f"the schedule {schedule!r} is unknown: give {', '.join(SCHEDULES)}")
     known = [one.value for one in LoggerType if one.value != "all"]
