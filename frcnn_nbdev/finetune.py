@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKBONE_NAMES', 'detector_names', 'check_model', 'new_convolution', 'replace_predictor', 'count_classes',
-           'load_detector', 'backbone_layers', 'backbone_stages', 'freeze_stages', 'fill_backbone', 'freeze_norm',
+           'load_detector', 'backbone_layers', 'backbone_stages', 'train_last_stages', 'fill_backbone', 'freeze_norm',
            'NativeTransform', 'set_image_size', 'OneValueBatchNorm2d', 'backbone_name', 'new_detector', 'is_published',
            'remove_norm_eps', 'torchvision_detector', 'weights_argument', 'object_masks', 'learns_masks', 'mask_format']
 
@@ -140,7 +140,7 @@ def backbone_stages(
     return [layers[begin:end] for begin, end in zip(starts, [*starts[1:], len(layers)], strict=True)]
 
 # %% ../nbs/18_finetune.ipynb #c6dfc431
-def freeze_stages(
+def train_last_stages(
     model: nn.Module,            # one of torchvision's detectors
     trainable_layers: int,       # stages that train, the last ones first
 ) -> None:
@@ -293,7 +293,7 @@ def torchvision_detector(
         freeze_norm(model.backbone.body)
     if not new_predictor and is_published(weights, name):
         remove_norm_eps(model)
-    freeze_stages(model, layers)
+    train_last_stages(model, layers)
     set_image_size(model, min_size, max_size, name)
     return model
 

@@ -25,7 +25,7 @@ from frcnn_nbdev.finetune import (
     count_classes,
     detector_names,
     freeze_norm,
-    freeze_stages,
+    train_last_stages,
     learns_masks,
     object_masks,
     replace_predictor,
@@ -199,7 +199,7 @@ def test_stages_are_frozen_as_torchvision_does(name, stages, reference):
         assert len(backbone_stages(model)) == stages
         if hasattr(model.backbone, "body"):
             freeze_norm(model.backbone.body)
-        freeze_stages(model, k)
+        train_last_stages(model, k)
         assert frozen(model.backbone) == frozen(expected), k
 
 
