@@ -321,6 +321,7 @@ CASES = [
     ("csv latin-1", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,caf\xe9\n".encode("latin-1")), "boxes.csv: not a text file in UTF-8"),
     ("csv byte order mark and CRLF", lambda r: csv(r, b"\xef\xbb\xbfname,x1,x2,y1,y2,classname\r\na.png,5,30,6,20,AC\r\n"), AC),
     ("csv column twice", lambda r: csv(r, "name,x1,x2,y1,y2,classname,x1\na.png,5,30,6,20,AC,9\n"), "boxes.csv: the column 'x1' is there twice"),
+    ("csv rows longer than the header", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,AC,\n"), "boxes.csv: not a table (the rows"),
     ("csv 1e308", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,1e308,6,20,AC\n"), "boxes.csv, row 1: x2 is '1e308', which is larger"),
     ("csv underscore", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,3_0,6,20,AC\n"), "row 1: x2 is '3_0', which is not a number"),
     ("csv class with line break", lambda r: csv(r, 'name,x1,x2,y1,y2,classname\na.png,5,30,6,20,"A\nC"\n'), "row 1: the class 'A\\nC' has a control"),
