@@ -877,6 +877,8 @@ def read_csv_text(
         raise ValueError(
             f"{shown}: not a table ({str(error).strip()}); give every row the same columns."
         ) from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for names of the rows
+        raise ValueError(f"{shown}: not a table (the rows have more cells than the header); give every row the same columns.")
     table.columns = _column_names([str(column).strip() for column in table.columns], required)
     missing = [column for column in required if column not in table]
     if missing:
