@@ -197,12 +197,14 @@ def _check_resize(image_size: int | None, resize: str) -> None:
 def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
     "One dict per image: name, size, boxes (n, 4) float64 xyxy in original pixels, labels (n,)."
     label_of = {classname: label for label, classname in enumerate(classes, 1)}
+    rows = rows.sort_values("name", kind="stable")
+    names, starts = np.unique(rows["name"].to_numpy(object), return_index=True)
+    sizes, boxes = rows[["height", "width"]].to_numpy(), rows[["x1", "y1", "x2", "y2"]].to_numpy("float64")
+    labels = np.array([label_of[one] if one else 0 for one in rows["classname"]], np.int64)      # 0: the row has no box
     records = []
-    for name, image in rows.groupby("name", sort=True):
-        boxed = image[image["classname"] != ""]
-        records.append({"name": name, "size": (int(image["height"].iloc[0]), int(image["width"].iloc[0])),
-                        "boxes": boxed[["x1", "y1", "x2", "y2"]].to_numpy("float64"),
-                        "labels": np.array([label_of[one] for one in boxed["classname"]], np.int64)})
+    for name, start, end in zip(names, starts, [*starts[1:], len(rows)], strict=True):
+        boxed = slice(start, end) if labels[start:end].all() else start + np.flatnonzero(labels[start:end])
+        records.append({"name": name, "size": (int(sizes[start, 0]), int(sizes[start, 1])), "boxes": boxes[boxed], "labels": labels[boxed]})
     return records
 
 # %% ../nbs/04b_batches.ipynb #c3623a43
