@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['seed_of', 'ImageSeeds', 'image_generators', 'SharedBatches', 'shared_loader', 'sample_counts', 'weighted_losses',
-           'AllSum', 'SyncBatchNorm2d', 'sync_batch_norm', 'own_batches', 'own_number', 'in_order', 'launched',
-           'free_port', 'one_threaded', 'launch']
+           'images_that_count', 'agreed', 'AllSum', 'SyncBatchNorm2d', 'sync_batch_norm', 'own_batches', 'own_number',
+           'in_order', 'launched', 'free_port', 'one_threaded', 'launch']
 
-# %% ../nbs/16c_distributed.ipynb #4a80dab6
+# %% ../nbs/16c_distributed.ipynb #c5cb0b47
 import hashlib
 import io
 import os
@@ -20,19 +20,19 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# %% ../nbs/16c_distributed.ipynb #b1600c5f
+# %% ../nbs/16c_distributed.ipynb #c84d1018
 def seed_of(
     *parts: int | str,      # such as seed, epoch and image
 ) -> int:                   # 0 … 2⁶³ − 1
     "A seed that depends on all parts and their order."
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
-# %% ../nbs/16c_distributed.ipynb #eff3161a
+# %% ../nbs/16c_distributed.ipynb #d40cd7cf
 class ImageSeeds(Dataset):
     "A data set whose random transforms depend on a seed that comes with the index; torch's own generator is left alone."
     def __init__(
@@ -51,7 +51,7 @@ class ImageSeeds(Dataset):
             image, target = self.dataset[index]
         return image, target | {"filler": filler}
 
-# %% ../nbs/16c_distributed.ipynb #8692a33d
+# %% ../nbs/16c_distributed.ipynb #9eb0ebc9
 def image_generators(
     targets: list[dict],       # with "image_id"
     device: torch.device | str,
@@ -60,7 +60,7 @@ def image_generators(
     "Generators that depend on the given parts and the image."
     return [torch.Generator(device).manual_seed(seed_of(*parts, int(t["image_id"]))) for t in targets]
 
-# %% ../nbs/16c_distributed.ipynb #3389289b
+# %% ../nbs/16c_distributed.ipynb #1e430132
 class SharedBatches(Sampler):
     "This process's share of each batch: index, seed, and whether the image only fills a place."
     def __init__(
@@ -83,7 +83,7 @@ class SharedBatches(Sampler):
                 share, filler = batch[:1], True
             yield [(index, seed_of(self.seed, self.epoch, index), filler) for index in share]
 
-# %% ../nbs/16c_distributed.ipynb #e7365574
+# %% ../nbs/16c_distributed.ipynb #3ca55990
 def shared_loader(
     loader: DataLoader,         # as `make_loader` gives it
     *,
@@ -96,7 +96,7 @@ def shared_loader(
     return DataLoader(ImageSeeds(loader.dataset), batch_sampler=SharedBatches(loader.batch_sampler, seed, epoch, rank, processes),
                       num_workers=loader.num_workers, collate_fn=loader.collate_fn, generator=loader.generator)
 
-# %% ../nbs/16c_distributed.ipynb #eba5e6ce
+# %% ../nbs/16c_distributed.ipynb #159b5a67
 def sample_counts(
     model: nn.Module,         # unwrapped; it has just computed its losses
     names: Iterable[str],     # of the losses
@@ -109,7 +109,7 @@ def sample_counts(
         return [0.0 for _ in names]
     return [float(images if found.get(name) is None else found[name]) for name in names]
 
-# %% ../nbs/16c_distributed.ipynb #6ed38bee
+# %% ../nbs/16c_distributed.ipynb #58ce7506
 def weighted_losses(
     losses: dict[str, Tensor],
     model: nn.Module,             # unwrapped
@@ -125,7 +125,28 @@ def weighted_losses(
     means = accelerator.reduce(torch.stack([value.detach().double() for value in mine.values()]), "mean")
     return mine, dict(zip(mine, means))
 
-# %% ../nbs/16c_distributed.ipynb #8b60e68a
+# %% ../nbs/16c_distributed.ipynb #213abaec
+def images_that_count(
+    group: list[tuple],            # batches of (images, targets): this process's share
+    accelerator: Accelerator,
+) -> list[int]:                    # images of each batch, in all processes
+    "Sizes of the batches, without images that only fill a place."
+    sizes = torch.tensor([sum(not t.get("filler", False) for t in targets) for _, targets in group], device=accelerator.device)
+    return (sizes if accelerator.num_processes == 1 else accelerator.reduce(sizes, "sum")).tolist()
+
+# %% ../nbs/16c_distributed.ipynb #e4b1f491
+def agreed(
+    value: object,
+    accelerator: Accelerator,
+) -> object:
+    "The first process's value, in all of them."
+    if accelerator.num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+# %% ../nbs/16c_distributed.ipynb #13294928
 class AllSum(torch.autograd.Function):
     "Sum over all processes; so is its gradient."
     @staticmethod
@@ -140,7 +161,7 @@ class AllSum(torch.autograd.Function):
         dist.all_reduce(total)
         return total
 
-# %% ../nbs/16c_distributed.ipynb #4cff3ce3
+# %% ../nbs/16c_distributed.ipynb #af33b830
 class SyncBatchNorm2d(nn.BatchNorm2d):
     "BatchNorm2d over the batch of all processes, on any device."
     share = 1.0      # 0 while this process works on a filler
@@ -161,7 +182,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
-# %% ../nbs/16c_distributed.ipynb #b51a902f
+# %% ../nbs/16c_distributed.ipynb #7d619c74
 def sync_batch_norm(
     model: nn.Module,
     on: bool = True,       # False: back to the plain layer
@@ -173,7 +194,7 @@ def sync_batch_norm(
             layer.__class__ = new
     return [layer for layer in model.modules() if type(layer) is SyncBatchNorm2d]
 
-# %% ../nbs/16c_distributed.ipynb #6803b35f
+# %% ../nbs/16c_distributed.ipynb #c4668d25
 def own_batches(
     loader: Iterable,           # in a fixed order
     accelerator: Accelerator,
@@ -186,7 +207,7 @@ def own_batches(
                       collate_fn=loader.collate_fn)
     return zip(numbers, mine)
 
-# %% ../nbs/16c_distributed.ipynb #29abf218
+# %% ../nbs/16c_distributed.ipynb #b82b119f
 def own_number(
     loader: Iterable,
     accelerator: Accelerator,
@@ -194,7 +215,7 @@ def own_number(
     "How many batches this process looks at."
     return len(range(accelerator.process_index, len(loader), accelerator.num_processes)) if hasattr(loader, "__len__") else None
 
-# %% ../nbs/16c_distributed.ipynb #bb27f7cc
+# %% ../nbs/16c_distributed.ipynb #d89f6928
 def in_order(
     records: list[tuple],        # of this process: number of the batch first
     accelerator: Accelerator,
@@ -204,19 +225,19 @@ def in_order(
         records = gather_object(records)
     return sorted(records, key=lambda one: one[0])
 
-# %% ../nbs/16c_distributed.ipynb #4054c34f
+# %% ../nbs/16c_distributed.ipynb #84165e4e
 def launched() -> bool:
     "Whether this process is one of several that accelerate, torchrun or `launch` started."
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
-# %% ../nbs/16c_distributed.ipynb #2c5dc5e6
+# %% ../nbs/16c_distributed.ipynb #18b8757a
 def free_port() -> int:
     "A port that nobody listens on."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
-# %% ../nbs/16c_distributed.ipynb #7bbede1b
+# %% ../nbs/16c_distributed.ipynb #d8ef1e90
 def one_threaded(
     function: Callable,
     args: tuple,
@@ -225,7 +246,7 @@ def one_threaded(
     torch.set_num_threads(1)
     function(*args)
 
-# %% ../nbs/16c_distributed.ipynb #183fb0ad
+# %% ../nbs/16c_distributed.ipynb #18cc2059
 def launch(
     function: Callable,        # what it returns is lost: let it write files
     *args,

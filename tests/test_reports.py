@@ -2,8 +2,10 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -179,6 +181,60 @@ def test_bad_boxes_stop_the_report(row, sentence, tmp_path, shell):
 def test_a_finished_run_is_never_overwritten(tiny):
     with pytest.raises(ValueError, match="exists already"):
         reports.run_report("train", TINY, tiny)
+
+
+LONG = dict(phantom_train=24, epochs=30, image_size=96, batch_size=4, rois=16, validate_every=10, checkpoint_seconds=0.2)
+
+
+def interrupted(command: list, folder: Path, signal_number: int) -> str:
+    "Start the command, send it a signal after its first checkpoint; what it said."
+    def written():
+        return {(path.name, path.stat().st_mtime_ns) for path in folder.glob("runs/train.unfinished/checkpoints/model/step-*.safetensors")}
+    before = written()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for _ in range(1200):
+        if written() - before:
+            break
+        assert process.poll() is None, process.stdout.read()[-2000:]
+        time.sleep(0.1)
+    process.send_signal(signal_number)
+    return process.communicate()[0]
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_kill_9_and_ctrl_c(tmp_path):
+    words = [word for name, value in LONG.items() for word in ("-p", name, str(value))]
+    command = [str(Path(sys.executable).parent / "frcnn_report"), "train", *words]
+    whole = reports.run_report("train", LONG, tmp_path / "whole", progress=False)
+    interrupted(command, tmp_path, signal.SIGKILL)
+    said = interrupted(command, tmp_path, signal.SIGINT)
+    assert "going on with runs/train.unfinished" in said and "the same command goes on with it" in said
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "going on with runs/train.unfinished" in done.stdout, done.stderr[-2000:]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["data", "train"]
+    assert sorted(p.name for p in (tmp_path / "runs" / "train").iterdir() if p.is_file()) == RUN_FILES
+    for name in ("metrics.json", "predictions.csv", "model.safetensors"):
+        assert (tmp_path / "runs" / "train" / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_and_of_the_report_give_the_same(tmp_path):
+    params = dict(TINY, epochs=1)
+    words = [word for name, value in params.items() for word in ("-p", name, str(value))]
+    subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2", "-m", "frcnn_nbdev.reports", "train", *words,
+                    "--name", "shell"], cwd=tmp_path, check=True, capture_output=True)
+    own = reports.run_report("train", dict(params, processes=2), tmp_path / "own", progress=False)
+    assert yaml.safe_load((tmp_path / "runs" / "shell" / "params.yaml").read_text())["processes"] == 2
+    assert (tmp_path / "runs" / "shell" / "metrics.json").read_bytes() == (own / "metrics.json").read_bytes()
+
+
+def test_other_parameters_do_not_go_on_in_a_named_folder(tmp_path):
+    work = reports.unfinished(tmp_path / "run")
+    (work / "checkpoints").mkdir(parents=True)
+    (work / "params.yaml").write_text(yaml.safe_dump(reports.all_parameters("train", {"epochs": 3})))
+    with pytest.raises(ValueError, match="with epochs 3 and not 4; with the same parameters it goes on"):
+        reports.run_report("train", {"epochs": 4}, tmp_path / "run", progress=False)
+    assert (work / "checkpoints").exists()
 
 
 def test_wheel_imports_without_the_repository(tmp_path):
