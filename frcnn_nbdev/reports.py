@@ -59,6 +59,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from .anchors import AnchorGenerator, anchors_from_sizes, fit_anchors
 from .batches import BoxesDataset, make_loader, predictions_table, train_transforms
+from .checkpoints import was_finished
 from .data import DetectionData, load_boxes
 from .evaluation import evaluate, image_scores, top_detections, worst_images
 from .distributed import launch, launched
@@ -77,7 +78,8 @@ from .iou import box_iou
 from .labels import read_image, write_boxes_csv
 from .phantom import write_phantom
 from .plots import alt
-from .training import Training, fit, freeze_stages, predict, was_finished
+from .training import Training, fit, predict
+from .tuning import freeze_stages
 
 # %% ../nbs/19_reports.ipynb #87d7d161
 def report_folder() -> Path:
