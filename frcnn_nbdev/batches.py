@@ -202,7 +202,7 @@ def _image_records(rows: pd.DataFrame, classes: Sequence[str]) -> list[dict]:
     sizes, boxes = rows[["height", "width"]].to_numpy(), rows[["x1", "y1", "x2", "y2"]].to_numpy("float64")
     labels = np.array([label_of[one] if one else 0 for one in rows["classname"]], np.int64)      # 0: the row has no box
     records = []
-    for name, start, end in zip(names, starts, [*starts[1:], len(rows)], strict=True):
+    for name, start, end in zip(names, starts, [*starts[1:], len(rows)][:len(names)], strict=True):
         boxed = slice(start, end) if labels[start:end].all() else start + np.flatnonzero(labels[start:end])
         records.append({"name": name, "size": (int(sizes[start, 0]), int(sizes[start, 1])), "boxes": boxes[boxed], "labels": labels[boxed]})
     return records
