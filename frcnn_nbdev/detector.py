@@ -7,7 +7,7 @@ __all__ = ['LABEL_FOLDERS', 'freeze_like', 'read_run', 'load_model', 'ImageSet',
            'video_frames', 'predict_video', 'paint_files', 'open_labelled', 'is_video', 'open_unlabelled',
            'predict_data', 'count_detections', 'doubtful_images']
 
-# %% ../nbs/19b_detector.ipynb #f4e34578
+# %% ../nbs/19b_detector.ipynb #2bcf28c0
 import json
 import os
 from collections import deque
@@ -38,7 +38,7 @@ from .plots import paint_boxes
 from .reports import Run, check_parameters, data_fingerprint, declared_parameters, open_data, report_model
 from .training import check_device, predict
 
-# %% ../nbs/19b_detector.ipynb #9a79e3ad
+# %% ../nbs/19b_detector.ipynb #0da1631f
 def freeze_like(
     model: nn.Module,
     state: Mapping[str, Tensor],     # the weights that are to be loaded
@@ -50,7 +50,7 @@ def freeze_like(
             if isinstance(norm, nn.BatchNorm2d) and f"{key}.weight" in state and f"{key}.num_batches_tracked" not in state:
                 setattr(module, child, FrozenBatchNorm2d(norm.num_features, norm.eps))
 
-# %% ../nbs/19b_detector.ipynb #89a3ee0c
+# %% ../nbs/19b_detector.ipynb #7089fa3e
 def read_run(
     run: str | Path,      # folder of a finished training run
 ) -> tuple[dict, dict, dict]:   # parameters, model facts, metrics
@@ -69,7 +69,7 @@ def read_run(
     defaults = {p.name: p.default for p in declared_parameters("train").values() if p.name != "out"}
     return check_parameters("train", defaults | given), facts, metrics
 
-# %% ../nbs/19b_detector.ipynb #346d0a88
+# %% ../nbs/19b_detector.ipynb #f72d51d8
 def load_model(
     run: str | Path,      # folder of a finished training run
     params: dict,         # of read_run
@@ -89,7 +89,7 @@ def load_model(
                          "copy the run again, or train again") from None
     return model.eval()
 
-# %% ../nbs/19b_detector.ipynb #1c15b11e
+# %% ../nbs/19b_detector.ipynb #a3abf1be
 class ImageSet(BoxesDataset):
     "Images without labels, by name; files are decoded when they are asked for."
 
@@ -114,7 +114,7 @@ class ImageSet(BoxesDataset):
         image = image if isinstance(image, np.ndarray) else read_image(image)
         return resize_image(image, self.image_size, self.resize)
 
-# %% ../nbs/19b_detector.ipynb #ff3379ba
+# %% ../nbs/19b_detector.ipynb #2fcf275a
 def _as_pixels(
     image,                # array, or a PIL image
     name: str,            # for messages
@@ -129,10 +129,10 @@ def _as_pixels(
         raise ValueError(f"{name} is a {what}: give a file, or a uint8 array (height, width) or (height, width, 3) in RGB")
     return image
 
-# %% ../nbs/19b_detector.ipynb #2a85c21b
+# %% ../nbs/19b_detector.ipynb #be6263fb
 LABEL_FOLDERS = {"label", "labels", "mask", "masks"}
 
-# %% ../nbs/19b_detector.ipynb #ca4eb58a
+# %% ../nbs/19b_detector.ipynb #1681863b
 def named_images(
     images,     # one image or several: a file, a folder, an array, a PIL image, a list of them, or name → image
 ) -> dict[str, Path | np.ndarray]:      # by name; a folder's names start from the folder, arrays are numbered
@@ -163,7 +163,7 @@ def named_images(
         named[name] = Path(image) if is_file else _as_pixels(image, f"image {number}")
     return named
 
-# %% ../nbs/19b_detector.ipynb #4a2f298f
+# %% ../nbs/19b_detector.ipynb #344dd177
 class ThreadedLoader:
     "Batches of a data set in its order, read by threads a few batches ahead."
 
@@ -193,7 +193,7 @@ class ThreadedLoader:
                     yield collate(batch)
                     batch = []
 
-# %% ../nbs/19b_detector.ipynb #88df3d5b
+# %% ../nbs/19b_detector.ipynb #78908143
 @dataclass
 class Detector:
     """A trained detector: images in, boxes table out. `Detector.load(run)` makes one.
@@ -279,7 +279,7 @@ class Detector:
         dataset = self.labelled(folder, split)
         return evaluate(dataset.table, self.detect(dataset, progress=progress), self.classes)
 
-# %% ../nbs/19b_detector.ipynb #fca6955f
+# %% ../nbs/19b_detector.ipynb #80fec90c
 def video_frames(
     path: str | Path,      # anything that cv2 reads
     *,
@@ -300,7 +300,7 @@ def video_frames(
     finally:
         capture.release()
 
-# %% ../nbs/19b_detector.ipynb #092c9f74
+# %% ../nbs/19b_detector.ipynb #c6d31300
 def _box_arguments(
     rows: pd.DataFrame,       # of one image, maybe with empty boxes
 ) -> dict:                    # arguments of plots.paint_boxes
@@ -309,7 +309,7 @@ def _box_arguments(
     return {"boxes": rows[["x1", "y1", "x2", "y2"]].to_numpy(float), "labels": rows["classname"].tolist(),
             "scores": rows["score"].tolist()}
 
-# %% ../nbs/19b_detector.ipynb #510d37e3
+# %% ../nbs/19b_detector.ipynb #c78c1287
 def predict_video(
     detector: Detector,
     path: str | Path,               # a video
@@ -339,7 +339,7 @@ def predict_video(
             writer.release()
     return pd.concat(tables, ignore_index=True), size
 
-# %% ../nbs/19b_detector.ipynb #56351324
+# %% ../nbs/19b_detector.ipynb #300deb06
 def paint_files(
     folder: str | Path,                  # made; gets an image for each image
     images: Mapping[str, Path | np.ndarray],   # of named_images
@@ -360,7 +360,7 @@ def paint_files(
         written.append(path)
     return written
 
-# %% ../nbs/19b_detector.ipynb #ab33b336
+# %% ../nbs/19b_detector.ipynb #4f5a14b2
 def open_labelled(
     run: Run,                # of an evaluation report: parameters data and split
     detector: Detector,
@@ -374,14 +374,14 @@ def open_labelled(
         raise ValueError(f"{detector.params['data']} is no longer the data that {detector.name} was trained on: name `data` and `split`")
     return data, detector.labelled(data, p["split"] or None), detector.learned_from(data)
 
-# %% ../nbs/19b_detector.ipynb #9bea1457
+# %% ../nbs/19b_detector.ipynb #bf4d28f7
 def is_video(
     path: str | Path,
 ) -> bool:
     "Whether a path is to be read as a video: a file that does not end like an image."
     return Path(path).is_file() and Path(path).suffix.lower() not in IMAGE_SUFFIXES
 
-# %% ../nbs/19b_detector.ipynb #b070b961
+# %% ../nbs/19b_detector.ipynb #a650d26e
 def open_unlabelled(
     run: Run,                # of a prediction report: parameters data and seed
 ) -> Path:                   # an image, a folder of images or a video
@@ -392,7 +392,7 @@ def open_unlabelled(
     write_phantom(folder, images=(0, 0, 12), seed=run.params["seed"])
     return folder
 
-# %% ../nbs/19b_detector.ipynb #9ebce7b6
+# %% ../nbs/19b_detector.ipynb #884124fc
 def predict_data(
     run: Run,                # of a prediction report; gets images/ or video.mp4, and coco/
     detector: Detector,
@@ -417,7 +417,7 @@ def predict_data(
     write_boxes(sized, run.folder, run.folder / "coco", "coco", classes=detector.classes)
     return table, first
 
-# %% ../nbs/19b_detector.ipynb #ee6ca0d0
+# %% ../nbs/19b_detector.ipynb #4c221eb1
 def count_detections(
     predictions: pd.DataFrame,     # boxes table with score
     classes: Sequence[str],
@@ -430,7 +430,7 @@ def count_detections(
     rows.append(("none", 0, int(predictions["x1"].isna().sum()), np.nan))
     return pd.DataFrame(rows, columns=["class", "detections", "images", "mean_score"])
 
-# %% ../nbs/19b_detector.ipynb #eeed9056
+# %% ../nbs/19b_detector.ipynb #9f86d721
 def doubtful_images(
     predictions: pd.DataFrame,     # boxes table with score
     n: int,
