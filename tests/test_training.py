@@ -17,7 +17,7 @@ from torch import nn
 from frcnn_nbdev import training
 from frcnn_nbdev.anchors import anchors_from_sizes
 from frcnn_nbdev.batches import BoxesDataset, make_loader, train_transforms
-from frcnn_nbdev.checkpoints import Checkpoints, read_checkpoint
+from frcnn_nbdev.checkpoints import PLAIN, Checkpoints, read_checkpoint
 from frcnn_nbdev.data import load_boxes
 from frcnn_nbdev.faster_rcnn import compact_faster_rcnn
 from frcnn_nbdev.phantom import write_phantom
@@ -259,7 +259,7 @@ def test_a_checkpoint_holds_no_code_and_says_how_much_time_was_used(phantom, tmp
 
 def test_time_used_before_the_interruption_counts(phantom):
     state = training.State(detector(), None, None, None, None, training.Progress(10, max_minutes=1))
-    facts = {name: getattr(state, name) for name in training.PLAIN} | {"finished": True, "step": 2, "reserve": 0.0, "seconds": 60.0}
+    facts = {name: getattr(state, name) for name in PLAIN} | {"finished": True, "step": 2, "reserve": 0.0, "seconds": 60.0}
     training.restore_state(state, {}, facts)
     assert state.done.share() >= 1
 
