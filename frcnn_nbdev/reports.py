@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Parameter', 'declared_parameters', 'parse_value',
-           'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'lock_folder', 'start_run',
-           'data_folder', 'data_fingerprint', 'open_data', 'open_splits', 'report_anchors', 'model_names',
+           'model_names', 'check_parameters', 'Run', 'write_json', 'environment', 'settings_table', 'lock_folder',
+           'start_run', 'data_folder', 'data_fingerprint', 'open_data', 'open_splits', 'report_anchors',
            'report_torchvision_model', 'report_model', 'best_anchor_ious', 'torchvision_twin', 'training_facts',
            'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
            'headline', 'accuracy_sentence', 'side_by_side', 'with_contents', 'with_wide_figures', 'write_page',
@@ -135,6 +135,11 @@ def parse_value(
     except (KeyError, ValueError):
         raise ValueError(f"parameter {parameter.name!r} is {text!r} but must be of type {parameter.type}: "
                          f"for example {parameter.default!r}") from None
+
+# %% ../nbs/19_reports.ipynb #2f3cc255
+def model_names() -> list[str]:
+    "What the parameter `model` can be: our detector, or one of torchvision's."
+    return ["faster_rcnn", *detector_names()]
 
 # %% ../nbs/19_reports.ipynb #7ce34511
 def check_parameters(
@@ -354,11 +359,6 @@ def report_anchors(
     fitted = fit_anchors(sizes, k, seed=run.params["seed"])
     write_json({"anchors": fitted.tolist(), "classes": list(dataset.data.classes)}, run.folder / "model.json")
     return fitted
-
-# %% ../nbs/19_reports.ipynb #2f3cc255
-def model_names() -> list[str]:
-    "What the parameter `model` can be: our detector, or one of torchvision's."
-    return ["faster_rcnn", *detector_names()]
 
 # %% ../nbs/19_reports.ipynb #2b56d7b9
 def report_torchvision_model(
