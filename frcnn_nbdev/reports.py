@@ -10,7 +10,7 @@ __all__ = ['PAGE_TEMPLATE', 'report_folder', 'report_names', 'report_path', 'Par
            'train_model', 'predict_split', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
            'headline', 'accuracy_sentence', 'side_by_side', 'with_contents', 'with_wide_figures', 'write_page',
            'ReportError', 'unfinished', 'all_parameters', 'differing', 'may_go_on', 'free_folder', 'named_folder',
-           'CellEngine', 'cell_engine', 'prepare_folder', 'train_in_processes', 'run_report', 'about', 'describe',
+           'prepare_folder', 'train_in_processes', 'CellEngine', 'cell_engine', 'run_report', 'about', 'describe',
            'shell_parameters', 'add_parameter_options', 'report_parser', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
@@ -723,34 +723,6 @@ def named_folder(
     path = Path(name)
     return path if len(path.parts) > 1 else Path("reports/runs" if Path("reports").is_dir() else "runs") / path
 
-# %% ../nbs/19_reports.ipynb #ca720760
-class CellEngine(NBClientEngine):
-    "papermill's engine, which also says which cell it has reached."
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-        heading, headings, number = "", [], 0
-        for cell in nb_man.nb.cells:
-            lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
-            heading = next((line.lstrip("# ") for line in lines if line.startswith("#")), heading)
-            headings.append(heading)
-            number += cell.cell_type == "code"
-        told = nb_man.cell_start
-
-        def cell_start(cell, cell_index=None, **options):
-            if cell.cell_type == "code":
-                done = sum(one.cell_type == "code" for one in nb_man.nb.cells[:cell_index])
-                print(f"frcnn_report: cell {done + 1} of {number}: {headings[cell_index]}", file=sys.stderr, flush=True)
-            return told(cell, cell_index, **options)
-        nb_man.cell_start = cell_start
-        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
-
-# %% ../nbs/19_reports.ipynb #32b1c1ee
-def cell_engine() -> str:
-    "Name of the engine that says which cell it has reached, known to papermill from then on."
-    papermill_engines.register("frcnn_cells", CellEngine)
-    return "frcnn_cells"
-
 # %% ../nbs/19_reports.ipynb #54b1d558
 def prepare_folder(
     work: Path,
@@ -808,6 +780,34 @@ def train_in_processes(
         del os.environ[name]
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
+
+# %% ../nbs/19_reports.ipynb #ca720760
+class CellEngine(NBClientEngine):
+    "papermill's engine, which also says which cell it has reached."
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        heading, headings, number = "", [], 0
+        for cell in nb_man.nb.cells:
+            lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
+            heading = next((line.lstrip("# ") for line in lines if line.startswith("#")), heading)
+            headings.append(heading)
+            number += cell.cell_type == "code"
+        told = nb_man.cell_start
+
+        def cell_start(cell, cell_index=None, **options):
+            if cell.cell_type == "code":
+                done = sum(one.cell_type == "code" for one in nb_man.nb.cells[:cell_index])
+                print(f"frcnn_report: cell {done + 1} of {number}: {headings[cell_index]}", file=sys.stderr, flush=True)
+            return told(cell, cell_index, **options)
+        nb_man.cell_start = cell_start
+        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+# %% ../nbs/19_reports.ipynb #32b1c1ee
+def cell_engine() -> str:
+    "Name of the engine that says which cell it has reached, known to papermill from then on."
+    papermill_engines.register("frcnn_cells", CellEngine)
+    return "frcnn_cells"
 
 # %% ../nbs/19_reports.ipynb #6a5219b1
 def run_report(
