@@ -167,7 +167,7 @@ class BoxesDataset(Dataset):
             file = _cache_file(self._folder, path, (self.image_size, self.resize, self.grayscale))
         image = None if file is None else _load_array(file)
         if image is None:
-            image = read_image(path, grayscale=self.grayscale, root=self.data.root)
+            image = read_image(path, grayscale=self.grayscale or None, root=self.data.root)
             image = _one_channel(resize_image(image, self.image_size, self.resize))
             if file is not None:
                 _save_array(file, image)
