@@ -53,10 +53,11 @@ def link_words(
     text: str,                  # markdown
     pages: dict[str, str],      # "08" → "08_rpn"
 ) -> str:
-    "Makes links of \"notebook 08\" in running text, and leads links out of nbs/ to the repository."
+    "Makes links of \"notebook 08\" in running text; what lies outside of nbs/ is found in the site or in the repository."
     def link(match):
         page = pages.get(match[2])
         return f"[{match[0]}]({page}.ipynb)" if page else match[0]
+    text = text.replace("](../docs/static/", "](_static/")
     text = re.sub(r"\]\(\.\./", f"]({FILES_URL}", text)
     parts = re.split(r"(```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\))", text, flags=re.S)    # not inside of code and links
     return "".join(part if i % 2 else re.sub(r"\b([Nn]otebook) (\d\d[a-z]?)\b", link, part) for i, part in enumerate(parts))

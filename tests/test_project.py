@@ -122,6 +122,7 @@ def test_page_of_a_notebook(site):
     assert page.cells[2].metadata["mystnb"]["code_prompt_show"] == "Solution 1"
     assert page.cells[0].source.startswith("# Title\n\n*Subtitle.*\n\n<p class") and "api/nms.html" in page.cells[0].source
     assert "See [notebook 08](08_rpn.ipynb), `notebook 08` and [notebook 08](x.ipynb)." in page.cells[0].source
+    assert site.link_words("![a](../docs/static/a.png) [b](../setup.py)", {}) == f"![a](_static/a.png) [b]({site.FILES_URL}setup.py)"
 
 
 def test_reference_page_has_shapes(site):
