@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PROPOSAL', 'relative_boxes', 'absolute_boxes', 'check_proposals', 'proposal_rows', 'ProposalDataset',
-           'sampling_table', 'SingleMapRoIPool', 'given_proposals', 'FastRCNN', 'freeze_groups', 'fastrcnn_vgg16_bn',
-           'compact_fast_rcnn']
+           'sampling_table', 'SingleMapRoIPool', 'given_proposals', 'ProposalRCNN', 'FastRCNN', 'freeze_groups',
+           'fastrcnn_vgg16_bn', 'compact_fast_rcnn']
 
 # %% ../nbs/15_fast_rcnn.ipynb #c6a35567
+#| code-fold: true
+#| code-summary: Imports
 from collections import OrderedDict
 from dataclasses import replace
 from enum import Enum
@@ -193,14 +195,82 @@ def given_proposals(
         check_proposals(target["proposals"], tuple(image.shape[-2:]), f"image {i}")
     return [target["proposals"] for target in targets]
 
-# %% ../nbs/15_fast_rcnn.ipynb #cd653417
-class FastRCNN(nn.Module):
-    """Fast R-CNN (Girshick 2015): classes and boxes for given proposals.
+# %% ../nbs/15_fast_rcnn.ipynb #243496ce
+class ProposalRCNN(nn.Module):
+    """Transform, backbone and head in a row, for proposals that are given.
 
     `targets` hold the `proposals` (P, 4) of each image, in pixels, and in training `boxes` and `labels` too.
     `model(images, targets)` gives losses in training and detections in testing;
     `model.losses_and_detections(images, targets)` gives both.
     """
+    def __init__(self, backbone: nn.Module, roi_heads: nn.Module, transform: nn.Module, box_loss_weight: float = 1.0):
+        super().__init__()
+        self.transform, self.backbone, self.roi_heads = transform, backbone, roi_heads
+        self.box_loss_weight = box_loss_weight      # λ
+
+    def num_classes(self) -> int | None:     # background included
+        "Number of classes, when the predictor tells it."
+        return getattr(getattr(self.roi_heads.box_predictor, "cls_score", None), "out_features", None)
+
+    def extract(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], with_truth: bool, generator: torch.Generator | None,
+    ) -> tuple[ImageList, dict[str, Tensor], list[Tensor], list[dict[str, Tensor]] | None]:
+        "Transformed images, feature maps, proposals in the pixels of the transformed images, and targets."
+        if with_truth:
+            check_targets(targets, len(images), self.num_classes())
+        proposals = given_proposals(images, targets)
+        batch, targets = self.transform(images, targets if with_truth else None, generator)
+        features = self.backbone(batch.tensors)
+        if isinstance(features, Tensor):
+            features = OrderedDict([("0", features)])
+        proposals = [scale_boxes(p, tuple(x.shape[-2:]), size) for p, x, size in zip(proposals, images, batch.image_sizes)]
+        return batch, features, proposals, targets
+
+    def losses(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]], targets: list[dict[str, Tensor]], generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        "Class loss and λ times box loss; the RPN's two are zero."
+        losses = self.roi_heads.losses(features, proposals, image_sizes, targets, generator)
+        losses["loss_box_reg"] = self.box_loss_weight * losses["loss_box_reg"]
+        nothing = losses["loss_classifier"].new_zeros(())
+        return {**losses, "loss_objectness": nothing, "loss_rpn_box_reg": nothing}
+
+    def forward(
+        self,
+        images: list[Tensor],                              # (C, H, W) each, floats in [0, 1]
+        targets: list[dict[str, Tensor]] | None = None,    # per image "proposals"; in training "boxes", "labels" too
+        *,
+        generator: torch.Generator | None = None,          # of the sampling; None: torch's default one
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        "In training a dict of losses, in testing a list of dicts `boxes labels scores`."
+        if not self.training:
+            batch, features, proposals, _ = self.extract(images, targets, False, generator)
+            return self.detections(images, batch, features, proposals)
+        batch, features, proposals, targets = self.extract(images, targets, True, generator)
+        return self.losses(features, proposals, batch.image_sizes, targets, generator)
+
+    def detections(
+        self, images: list[Tensor], batch: ImageList, features: dict[str, Tensor], proposals: list[Tensor],
+    ) -> list[dict[str, Tensor]]:
+        "Detections in the pixels of the images as they were given, thinned by NMS class by class."
+        detections = self.roi_heads.detections(features, proposals, batch.image_sizes)
+        return self.transform.postprocess(detections, batch.image_sizes, [tuple(x.shape[-2:]) for x in images])
+
+    def losses_and_detections(
+        self,
+        images: list[Tensor],
+        targets: list[dict[str, Tensor]],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        "Losses and detections of the same images, from one pass through the backbone."
+        batch, features, proposals, targets = self.extract(images, targets, True, generator)
+        losses = self.losses(features, proposals, batch.image_sizes, targets, generator)
+        return losses, self.detections(images, batch, features, proposals)
+
+# %% ../nbs/15_fast_rcnn.ipynb #cd653417
+class FastRCNN(ProposalRCNN):
+    "Fast R-CNN (Girshick 2015): `ProposalRCNN` with the paper's choices as defaults."
     def __init__(
         self,
         backbone: nn.Module,                      # image batch → map or dict of maps; has `out_channels`
@@ -229,7 +299,6 @@ class FastRCNN(nn.Module):
         box_nms_thresh: float = 0.3,              # within each class
         box_detections_per_img: int = 100,
     ):
-        super().__init__()
         if not hasattr(backbone, "out_channels"):
             raise ValueError("the backbone has no attribute out_channels: set it to the channels of its maps")
         if (num_classes is None) == (box_predictor is None):
@@ -237,86 +306,12 @@ class FastRCNN(nn.Module):
         box_roi_pool = box_roi_pool or SingleMapRoIPool(7)
         height, width = box_roi_pool.output_size
         box_head = box_head or TwoMLPHead(backbone.out_channels * height * width, 1024)
-        self.transform = ImageTransform(min_size, max_size, image_mean, image_std, size_divisible)
-        self.backbone = backbone
-        self.roi_heads = RoIHeads(
+        transform = ImageTransform(min_size, max_size, image_mean, image_std, size_divisible)
+        roi_heads = RoIHeads(
             box_roi_pool, box_head, box_predictor or FastRCNNPredictor(1024, num_classes),
             box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights,
             box_score_thresh, box_nms_thresh, box_detections_per_img, box_beta)
-        self.box_loss_weight = box_loss_weight
-
-    def num_classes(self) -> int | None:     # background included
-        "Number of classes, when the predictor tells it."
-        return getattr(getattr(self.roi_heads.box_predictor, "cls_score", None), "out_features", None)
-
-    def extract(
-        self,
-        images: list[Tensor],
-        targets: list[dict[str, Tensor]],
-        with_truth: bool,
-        generator: torch.Generator | None,
-    ) -> tuple[ImageList, dict[str, Tensor], list[Tensor], list[dict[str, Tensor]] | None]:
-        "Transformed images, feature maps, proposals in the pixels of the transformed images, and targets."
-        if with_truth:
-            check_targets(targets, len(images), self.num_classes())
-        proposals = given_proposals(images, targets)
-        batch, targets = self.transform(images, targets if with_truth else None, generator)
-        features = self.backbone(batch.tensors)
-        if isinstance(features, Tensor):
-            features = OrderedDict([("0", features)])
-        proposals = [scale_boxes(p, tuple(x.shape[-2:]), size) for p, x, size in zip(proposals, images, batch.image_sizes)]
-        return batch, features, proposals, targets
-
-    def losses(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_sizes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]],
-        generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
-        "Class loss and λ times box loss; the RPN's two are zero."
-        losses = self.roi_heads.losses(features, proposals, image_sizes, targets, generator)
-        losses["loss_box_reg"] = self.box_loss_weight * losses["loss_box_reg"]
-        nothing = losses["loss_classifier"].new_zeros(())
-        return {**losses, "loss_objectness": nothing, "loss_rpn_box_reg": nothing}
-
-    def forward(
-        self,
-        images: list[Tensor],                              # (C, H, W) each, floats in [0, 1]
-        targets: list[dict[str, Tensor]] | None = None,    # per image "proposals"; in training "boxes", "labels" too
-        *,
-        generator: torch.Generator | None = None,          # of the sampling; None: torch's default one
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        "In training a dict of losses, in testing a list of dicts `boxes labels scores`."
-        if not self.training:
-            batch, features, proposals, _ = self.extract(images, targets, False, generator)
-            return self.detections(images, batch, features, proposals)
-        batch, features, proposals, targets = self.extract(images, targets, True, generator)
-        return self.losses(features, proposals, batch.image_sizes, targets, generator)
-
-    def detections(
-        self,
-        images: list[Tensor],
-        batch: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-    ) -> list[dict[str, Tensor]]:
-        "Detections in the pixels of the images as they were given, thinned by NMS class by class."
-        detections = self.roi_heads.detections(features, proposals, batch.image_sizes)
-        return self.transform.postprocess(detections, batch.image_sizes, [tuple(x.shape[-2:]) for x in images])
-
-    def losses_and_detections(
-        self,
-        images: list[Tensor],
-        targets: list[dict[str, Tensor]],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        "Losses and detections of the same images, from one pass through the backbone."
-        batch, features, proposals, targets = self.extract(images, targets, True, generator)
-        losses = self.losses(features, proposals, batch.image_sizes, targets, generator)
-        return losses, self.detections(images, batch, features, proposals)
+        super().__init__(backbone, roi_heads, transform, box_loss_weight)
 
 # %% ../nbs/15_fast_rcnn.ipynb #0d0ee2f0
 def freeze_groups(

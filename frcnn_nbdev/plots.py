@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
            'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
-           'pipeline_figure', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
-           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'paint_boxes',
-           'plot_confusions', 'plot_intervals']
+           'pipeline_figure', 'plot_flow', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
+           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'show_cells',
+           'paint_boxes', 'plot_confusions', 'plot_intervals']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -767,6 +767,33 @@ def pipeline_figure(
         arrow(column + 0.5, 0.07, column + 0.5, middle[1] - half_height)
     return fig
 
+# %% ../nbs/01_plots.ipynb #123e541e
+def plot_flow(
+    parts: Mapping[str, tuple[float, float, str]],  # name → (column, row, what is written below it, such as a shape)
+    arrows: Sequence[tuple[str, str]],              # pairs of names: from, to
+    *,
+    dashed: Sequence[str] = (),                     # names of parts that only train
+) -> Figure:                                        # 2.5 inches a column, 0.72 a row
+    "Tensors as boxes with their shapes, and arrows in the way of the data."
+    columns, rows = (1 + max(part[k] for part in parts.values()) for k in (0, 1))
+    fig = plt.figure(figsize=(2.5 * columns, 0.72 * rows), dpi=80)
+    ax = fig.add_axes((0, 0, 1, 1), xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    ax.set_axis_off()
+    patches = {}
+    for name, (column, row, below) in parts.items():
+        patches[name] = ax.add_patch(FancyBboxPatch(
+            (column - 0.44, row - 0.3), 0.88, 0.6, boxstyle="round,pad=0,rounding_size=0.05", mutation_aspect=4,
+            facecolor="white", edgecolor="#003F5C", linewidth=1.4, linestyle=(0, (3, 2)) if name in dashed else "-", zorder=3))
+        ax.text(column, row - 0.11, name, ha="center", va="center", fontsize=11.5, weight="bold", zorder=4)
+        ax.text(column, row + 0.15, below, ha="center", va="center", fontsize=9.5, family="monospace", zorder=4)
+    for source, target in arrows:
+        if not {source, target} <= set(parts):
+            raise ValueError(f"the arrow {source!r} → {target!r} leads from or to a part that is not there")
+        ax.annotate("", parts[target][:2], parts[source][:2], zorder=2, arrowprops=dict(
+            arrowstyle="-|>", mutation_scale=12, color="0.35", linewidth=1.4, shrinkA=0, shrinkB=0,
+            patchA=patches[source], patchB=patches[target]))
+    return fig
+
 # %% ../nbs/01_plots.ipynb #6f81127f
 def plot_proposal_recall(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],   # name → (numbers of proposals, recall at each)
@@ -1037,6 +1064,36 @@ def plot_parts(
         ax.set_xlabel("milliseconds")
         ax.spines[["top", "right"]].set_visible(False)
     return fig
+
+# %% ../nbs/01_plots.ipynb #af580437
+def show_cells(
+    values,                                # (H, W) one channel of a map
+    boxes=(),                              # (R, 4) xyxy in units of cells
+    names: Sequence[str] = (),             # a word for each box; none for no words
+    *,
+    ax: Axes | None = None,                # where to draw; None: a new figure
+    title: str | None = None,              # above the map
+    numbers: bool = True,                  # write the values
+) -> Axes:                                 # axes in units of cells, with a text a cell and a patch a box
+    "A small feature map in grey with the value of each cell."
+    grid = _array(values)
+    height, width = grid.shape
+    if ax is None:
+        _, ax = plt.subplots(figsize=(0.45 * width + 0.6, 0.45 * height + 0.6), dpi=80, layout="constrained")
+    top = max(float(grid.max()), 1e-12)
+    ax.imshow(grid, cmap="gray", extent=(0, width, height, 0), vmin=min(0, float(grid.min())), vmax=1.2 * top)
+    for (y, x), value in np.ndenumerate(grid) if numbers else ():
+        ax.text(x + 0.5, y + 0.5, f"{value:.2g}", ha="center", va="center", fontsize=8, color="k" if value > 0.6 * top else "w")
+    for k, (x1, y1, x2, y2) in enumerate(_boxes(boxes) if len(boxes) else ()):
+        style = {key: STYLES["prediction"][key] for key in ("linestyle", "linewidth")}
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=STYLES["prediction"]["color"], **style))
+        if len(names):
+            ax.text(x1, y1, names[k], fontsize=9, ha="center", va="center",
+                    bbox=dict(boxstyle="round,pad=0.15", facecolor=STYLES["prediction"]["color"], linewidth=0))
+    ax.set(xlim=(-0.3, width + 0.4), ylim=(height + 0.3, -0.3), xticks=range(width + 1), yticks=range(height + 1))
+    if title is not None:
+        ax.set_title(title, fontsize=10)
+    return ax
 
 # %% ../nbs/01_plots.ipynb #1d12d90c
 def paint_boxes(

@@ -6,7 +6,8 @@
 __all__ = ['COLOR_SPACES', 'MODES', 'SEARCH_VERSION', 'color_channels', 'segment_boxes', 'texture_channels', 'to_bins',
            'segment_histograms', 'segment_neighbours', 'Regions', 'similarity', 'merge_rows', 'with_room',
            'group_regions', 'describe_segments', 'rank_boxes', 'image_hierarchies', 'selective_search',
-           'proposal_recall', 'image_key', 'write_whole', 'stored_parameters', 'precompute_proposals', 'read_proposals']
+           'proposal_recall', 'image_key', 'write_whole', 'stored_parameters', 'begin_store', 'precompute_proposals',
+           'read_proposals']
 
 # %% ../nbs/15b_selective_search.ipynb #97edb7e5
 import hashlib
@@ -332,6 +333,24 @@ def stored_parameters(
 # %% ../nbs/15b_selective_search.ipynb #5271cb0f
 SEARCH_VERSION = 1    # raise it when the same image gives other proposals
 
+# %% ../nbs/15b_selective_search.ipynb #64817fa0
+def begin_store(
+    folder: Path,         # made when it is not there
+    wanted: dict,         # the parameters of the search
+) -> None:
+    "A folder ready for proposals made with these parameters. ValueError when others, or other files, are there."
+    if (folder / "proposals.json").is_file():
+        found = stored_parameters(folder)
+        different = [key for key in wanted if found.get(key) != wanted[key]]
+        if different:
+            key = different[0]
+            raise ValueError(f"{folder.name}: the proposals there were made with {key} = {found.get(key)!r}, not "
+                             f"{wanted[key]!r}; name another folder, or delete this one.")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder.name}: something else than proposals is there; name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "proposals.json", json.dumps(wanted).encode())
+
 # %% ../nbs/15b_selective_search.ipynb #e740cbbf
 def precompute_proposals(
     data: DetectionData,               # from load_boxes
@@ -346,18 +365,8 @@ def precompute_proposals(
 ) -> int:                              # images searched now; the others had proposals already
     "Proposals of all images, kept in a folder; goes on where it stopped. ValueError when the folder has other parameters."
     options = dict(mode=mode, max_proposals=max_proposals, min_side=min_side, max_side=max_side, seed=seed)
-    wanted, out = {"version": SEARCH_VERSION, **options}, Path(out)
-    if (out / "proposals.json").is_file():
-        found = stored_parameters(out)
-        different = [key for key in wanted if found.get(key) != wanted[key]]
-        if different:
-            key = different[0]
-            raise ValueError(f"{out.name}: the proposals there were made with {key} = {found.get(key)!r}, not "
-                             f"{wanted[key]!r}; name another folder, or delete this one.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out.name}: something else than proposals is there; name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "proposals.json", json.dumps(wanted).encode())
+    out = Path(out)
+    begin_store(out, {"version": SEARCH_VERSION, **options})
     searched = 0
     for name in tqdm(sorted(set(data.table["name"])), desc="proposals", unit="image", disable=not progress):
         place = out / f"{image_key(data.root / name, name)}.npz"

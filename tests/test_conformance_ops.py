@@ -110,6 +110,22 @@ def test_levels_in_every_precision(dtype, device):
     assert_close(pooled.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_strides_of_a_strip():
+    "40 rows padded to 64: torchvision guesses the strides from the height, unless a batch came before."
+    def maps(height, width, seed):
+        g = torch.Generator().manual_seed(seed)
+        return {str(k): torch.randn(1, 3, height // s, width // s, generator=g) for k, s in enumerate((4, 8, 16, 32))}
+    strip, regions = maps(64, 640, 0), [torch.tensor([[10.0, 5, 300, 38], [100, 2, 130, 30], [0, 0, 640, 40]])]
+    names = ["0", "1", "2", "3"]
+    theirs = TorchvisionMultiScale(names, 7, 2)
+    theirs(maps(320, 640, 1), regions, [(320, 640)])
+    for height, width in ((40, 640), (64, 640), (33, 600)):
+        assert_close(MultiScaleRoIAlign(names, 7, 2)(strip, regions, [(height, width)]), theirs(strip, regions, [(height, width)]))
+    turned = {k: v.mT.contiguous() for k, v in strip.items()}
+    swapped = [r[:, [1, 0, 3, 2]] for r in regions]
+    assert_close(MultiScaleRoIAlign(names, 7, 2)(turned, swapped, [(640, 40)]).mT, theirs(strip, regions, [(40, 640)]))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n", [0, 1, 300, 5000])
 @pytest.mark.parametrize("iou_threshold", [0.0, 0.3, 0.5, 1.0])
