@@ -49,6 +49,7 @@ from .anchors import AnchorGenerator, grid_anchors, make_cell_anchors
 from .batches import BoxesDataset, make_loader, train_transforms
 from .boxes import decode_boxes, encode_boxes
 from .data import load_boxes
+from .distributed import shared_loader
 from .features import resnet_c4_backbone
 from .iou import Matcher, box_iou
 from .nms import nms
@@ -872,7 +873,7 @@ def phantom_share(
         write_phantom(folder, images=(images, 4, 4), seed=seed, progress=False)
         data = load_boxes(folder, seed=seed, progress=False)
         dataset = BoxesDataset(data, "train", image_size=image_size, transforms=train_transforms()).preload()
-    loader = make_loader(dataset, batch_size, shuffle=True, seed=seed)
+    loader = shared_loader(make_loader(dataset, batch_size, shuffle=True, seed=seed), seed=seed, epoch=0)    # as `fit` does
     torch.manual_seed(seed)
     model = faster_rcnn.compact_faster_rcnn("small", len(data.classes) + 1, make_cell_anchors((48, 80), (0.5, 1.0, 2.0)))
     optimizer = make_optimizer(model.to(device), lr=1e-3)

@@ -45,11 +45,16 @@ class ImageSeeds(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int, bool]) -> tuple[Tensor, dict]:    # index, seed, whether it only fills a place
-        index, seed, filler = key
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int, bool]]) -> list[tuple[Tensor, dict]]:    # a batch, as DataLoader asks for it
+        found = []
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            image, target = self.dataset[index]
-        return image, target | {"filler": filler}
+            for index, seed, filler in keys:
+                torch.default_generator.manual_seed(seed)
+                image, target = self.dataset[index]
+                found.append((image, target | {"filler": filler}))
+        return found
 
 # %% ../nbs/16c_distributed.ipynb #9eb0ebc9
 def image_generators(
@@ -244,6 +249,7 @@ def one_threaded(
 ) -> None:
     "Call a function in a forked process: threads of torch's pool do not survive a fork, so there is none on the CPU."
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")      # otherwise Accelerate warns that it sets this
     function(*args)
 
 # %% ../nbs/16c_distributed.ipynb #18cc2059
