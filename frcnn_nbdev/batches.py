@@ -239,7 +239,7 @@ class ResizedImages(Dataset):
         return self
 
     def _decode(self, path: Path) -> np.ndarray:
-        image = read_image(path, grayscale=self.grayscale, root=self.data.root)
+        image = read_image(path, grayscale=self.grayscale or None, root=self.data.root)
         return _one_channel(resize_image(image, self.image_size, self.resize))
 
     def _content(self, index: int) -> tuple[int, int]:

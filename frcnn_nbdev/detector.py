@@ -111,7 +111,7 @@ class ImageSet(BoxesDataset):
     def pixels(self, index: int) -> np.ndarray:
         "Resized image, (H, W) or (H, W, 3) uint8."
         image = self.images[self.name(index)]
-        image = image if isinstance(image, np.ndarray) else read_image(image)
+        image = image if isinstance(image, np.ndarray) else read_image(image, grayscale=None)
         return resize_image(image, self.image_size, self.resize)
 
 # %% ../nbs/19b_detector.ipynb #2fcf275a
