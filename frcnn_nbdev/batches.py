@@ -310,6 +310,17 @@ class RandomFlip(ImageTransform):
     def transform(self, inpt, params: dict):
         return v2.functional.horizontal_flip(inpt) if params["flipped"] else inpt
 
+# %% ../nbs/04b_batches.ipynb #cb50aa37
+def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[int, int], mask: bool = False) -> Tensor:
+    "uint8 (C, H, W) moved by x' = factor · x + across, y' = factor · y + down; edge pixels repeat, a mask ends."
+    # cv2 puts coordinates at pixel centres and boxes have them at edges: half a pixel in, half a pixel out.
+    half = 0.5 * factor - 0.5
+    matrix = np.array([[factor, 0, across + half], [0, factor, down + half]])
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    moved = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_NEAREST if mask else cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_CONSTANT if mask else cv2.BORDER_REPLICATE)
+    return torch.from_numpy(moved if moved.ndim == 3 else moved[:, :, None]).permute(2, 0, 1)
+
 # %% ../nbs/04b_batches.ipynb #aa53a931
 class RandomZoomShift(ImageTransform):
     "Zoom about the centre and shift, at random, without changing the size of the image."
@@ -341,17 +352,6 @@ class RandomZoomShift(ImageTransform):
         if isinstance(inpt, tv_tensors.Image):
             return tv_tensors.wrap(_warp(inpt.as_subclass(Tensor), factor, across, down, params["size"]), like=inpt)
         return inpt
-
-# %% ../nbs/04b_batches.ipynb #cb50aa37
-def _warp(image: Tensor, factor: float, across: float, down: float, size: tuple[int, int], mask: bool = False) -> Tensor:
-    "uint8 (C, H, W) moved by x' = factor · x + across, y' = factor · y + down; edge pixels repeat, a mask ends."
-    # cv2 puts coordinates at pixel centres and boxes have them at edges: half a pixel in, half a pixel out.
-    half = 0.5 * factor - 0.5
-    matrix = np.array([[factor, 0, across + half], [0, factor, down + half]])
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    moved = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_NEAREST if mask else cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_CONSTANT if mask else cv2.BORDER_REPLICATE)
-    return torch.from_numpy(moved if moved.ndim == 3 else moved[:, :, None]).permute(2, 0, 1)
 
 # %% ../nbs/04b_batches.ipynb #4c2266e1
 class RandomGain(ImageTransform):
