@@ -553,6 +553,30 @@ def _change(table: pd.DataFrame, one, rows: np.ndarray) -> str:
     table.loc[rows, "split"] = one.value
     return f"moved to {one.value}"
 
+# %% ../nbs/04_data.ipynb #0400st01
+def _steps(findings: pd.DataFrame) -> pd.DataFrame:
+    "Findings with what to do about each, changes first."
+    actions = {kind: action for kind, (_, _, action) in KINDS.items()}
+    steps = findings.assign(action=findings["kind"].map(actions).fillna("leave"))
+    respelled = (steps["kind"] == "unknown_class") & (steps["value"] != "")
+    steps.loc[respelled, "action"] = "change"
+    return steps.sort_values("action", kind="stable")
+
+# %% ../nbs/04_data.ipynb #0400st02
+def _take_step(new: pd.DataFrame, one, gone: set[int]) -> tuple[list[int], str]:
+    "Apply one finding's fix to the new table; the rows that it removes (none of `gone` twice), and what was done."
+    rows = _rows_of(new, one)
+    if one.action == "delete":
+        removed = [row for row in rows if row not in gone]
+        return removed, f"{len(removed)} row{'s' * (len(removed) != 1)} deleted"
+    if one.action != "change" or not len(rows):
+        return [], "left as it is"
+    done = _change(new, one, rows)
+    box = new.loc[one.row, CORNERS] if one.row >= 0 else None
+    if box is None or (box["x2"] > box["x1"] and box["y2"] > box["y1"]):
+        return [], done
+    return [row for row in [one.row] if row not in gone], "nothing of the box lies in the image: row deleted"
+
 # %% ../nbs/04_data.ipynb #98c221a7
 def fix_boxes(
     table: pd.DataFrame,       # the boxes table that was checked
@@ -560,26 +584,13 @@ def fix_boxes(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:    # a new table; the findings with `done` (text) and `removed` (rows)
     "Apply every fix that needs no judgement. rows in = rows out + the sum of `removed`."
     new, gone, report = table.reset_index(drop=True).copy(), set(), []
-    actions = {kind: action for kind, (_, _, action) in KINDS.items()}
-    # Changes come first: what they repair need not be deleted.
-    steps = findings.assign(action=findings["kind"].map(actions).fillna("leave"))
-    respelled = (steps["kind"] == "unknown_class") & (steps["value"] != "")
-    steps.loc[respelled, "action"] = "change"
-    for one in steps.sort_values("action", kind="stable").itertuples():
-        rows, removed, done = _rows_of(new, one), [], "left as it is"
-        if one.action == "change" and len(rows):
-            done = _change(new, one, rows)
-            if one.row >= 0 and not (new.loc[one.row, ["x2", "y2"]].to_numpy() > new.loc[one.row, ["x1", "y1"]].to_numpy()).all():
-                removed, done = [one.row], "nothing of the box lies in the image: row deleted"
-        elif one.action == "delete":
-            removed = [row for row in rows if row not in gone]
-            done = f"{len(removed)} row{'s' * (len(removed) != 1)} deleted"
-        removed = [row for row in removed if row not in gone]
+    for one in _steps(findings).itertuples():
+        removed, done = _take_step(new, one, gone)
         gone |= set(removed)
         report.append((one.Index, done, len(removed)))
-    lost = set(new["name"]) - set(new["name"].drop(index=list(gone))) - set(findings.loc[findings["kind"] == "no_row_left", "name"])
     report = pd.DataFrame(report, columns=["index", "done", "removed"]).set_index("index")
     report = findings.join(report).reindex(columns=[*findings.columns, "done", "removed"])
+    lost = set(new["name"]) - set(new["name"].drop(index=list(gone))) - set(findings.loc[findings["kind"] == "no_row_left", "name"])
     more = [_found("no_row_left", name, -1, "no row is left of this image") | {"done": "not in the new table", "removed": 0}
             for name in sorted(lost)]
     report = pd.concat([report, pd.DataFrame(more, columns=report.columns)], ignore_index=True) if more else report
@@ -607,38 +618,12 @@ def _assign_groups(
             have[result[group]] += counts[group]
     return result
 
-# %% ../nbs/04_data.ipynb #23081509
-def split_boxes(
-    table: pd.DataFrame,                    # boxes table with group
-    *,
-    fractions: tuple = (0.7, 0.15, 0.15),   # of train, val, test, when the table has no split yet
-    val_fraction: float = 0.15,             # of the training groups, when the table has train but no val
-    previous: pd.DataFrame | None = None,   # a table that was split before: its groups keep their split
-    seed: int = 0,
-) -> pd.DataFrame:                          # the same rows, split filled
-    "Fill the column split by group; what is already split stays."
+# %% ../nbs/04_data.ipynb #0400sp01
+def _check_fractions(fractions: Sequence[float], val_fraction: float) -> None:
+    "ValueError for fractions that cannot be met."
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or not 0 <= val_fraction < 1:
         raise ValueError(f"fractions {fractions}, val_fraction {val_fraction}: three fractions ≥ 0 must sum to 1, "
                          "val_fraction lies in [0, 1).")
-    table = table.copy()
-    if "split" not in table:
-        table["split"] = ""
-    table["group"] = _groups(table)
-    given = set(table["split"]) - {""}
-    if given - set(SPLITS):
-        raise ValueError(f"split {sorted(given - set(SPLITS))[0]!r} is not known; use train, val or test.")
-    part = np.array(fractions, float)
-    if "train" in given and not {"val", "test"} <= given:
-        # A missing part is taken out of train; val and test that are there stay as they are.
-        part = np.array((1 - val_fraction, val_fraction, 0.0) if "test" in given else fractions)
-        part = part * [1, "val" not in given, "test" not in given]
-        rows = table["split"] == "train"
-        drawn = table[rows].assign(split=_remembered(table[rows], previous, part))
-        table.loc[rows, "split"] = _split_column(drawn, part / part.sum(), seed)
-        part = np.array(fractions, float)
-    table["split"] = table["split"].where(table["split"] != "", _remembered(table, previous, part))
-    table["split"] = _split_column(table, part, seed)
-    return table
 
 # %% ../nbs/04_data.ipynb #0e4063ee
 def _remembered(table: pd.DataFrame, previous: pd.DataFrame | None, fractions: np.ndarray) -> pd.Series:
@@ -659,6 +644,37 @@ def _split_column(table: pd.DataFrame, fractions: np.ndarray, seed: int) -> pd.S
     result = _assign_groups(counts.to_numpy(), fixed, fractions, seed)
     to_split = dict(zip(counts.index, [SPLITS[number] for number in result], strict=True))
     return table["split"].where(table["split"] != "", table["group"].map(to_split))
+
+# %% ../nbs/04_data.ipynb #23081509
+def split_boxes(
+    table: pd.DataFrame,                    # boxes table with group
+    *,
+    fractions: tuple = (0.7, 0.15, 0.15),   # of train, val, test, when the table has no split yet
+    val_fraction: float = 0.15,             # of the training groups, when the table has train but no val
+    previous: pd.DataFrame | None = None,   # a table that was split before: its groups keep their split
+    seed: int = 0,
+) -> pd.DataFrame:                          # the same rows, split filled
+    "Fill the column split by group; what is already split stays."
+    _check_fractions(fractions, val_fraction)
+    table = table.copy()
+    if "split" not in table:
+        table["split"] = ""
+    table["group"] = _groups(table)
+    given = set(table["split"]) - {""}
+    if given - set(SPLITS):
+        raise ValueError(f"split {sorted(given - set(SPLITS))[0]!r} is not known; use train, val or test.")
+    part = np.array(fractions, float)
+    if "train" in given and not {"val", "test"} <= given:
+        # A missing part is taken out of train; val and test that are there stay as they are.
+        part = np.array((1 - val_fraction, val_fraction, 0.0) if "test" in given else fractions)
+        part = part * [1, "val" not in given, "test" not in given]
+        rows = table["split"] == "train"
+        drawn = table[rows].assign(split=_remembered(table[rows], previous, part))
+        table.loc[rows, "split"] = _split_column(drawn, part / part.sum(), seed)
+        part = np.array(fractions, float)
+    table["split"] = table["split"].where(table["split"] != "", _remembered(table, previous, part))
+    table["split"] = _split_column(table, part, seed)
+    return table
 
 # %% ../nbs/04_data.ipynb #a8dc2e13
 def kfold_boxes(
@@ -817,6 +833,18 @@ def _checked(args: argparse.Namespace, table: pd.DataFrame, root: Path) -> tuple
     print("\n".join([*_finding_lines(findings), _count_line(table, findings)]))
     return table, int((findings["severity"] == "error").any())
 
+# %% ../nbs/04_data.ipynb #c5262335
+def _write_output(table: pd.DataFrame, root: Path, args: argparse.Namespace) -> None:
+    "Write the table in the format asked for, and say where."
+    if args.to != "csv":
+        lost = write_boxes(table, root, args.output, args.to)
+        print("\n".join([f"written: {args.output}", *(f"  {one['problem']}; {one['fix']}" for one in lost)]))
+        return
+    write_boxes_csv(table, args.output)
+    print(f"written: {args.output}")
+    if Path(args.output).resolve().parent != root.resolve():
+        print(f"its names start from {root}: move it there to read it again")
+
 # %% ../nbs/04_data.ipynb #3710d9f4
 def frcnn_boxes(
     argv: list[str] | None = None,  # arguments; None: those of the shell
@@ -845,15 +873,3 @@ def frcnn_boxes(
         print(f"frcnn_boxes: {error}", file=sys.stderr)
         return 1
     return code
-
-# %% ../nbs/04_data.ipynb #c5262335
-def _write_output(table: pd.DataFrame, root: Path, args: argparse.Namespace) -> None:
-    "Write the table in the format asked for, and say where."
-    if args.to != "csv":
-        lost = write_boxes(table, root, args.output, args.to)
-        print("\n".join([f"written: {args.output}", *(f"  {one['problem']}; {one['fix']}" for one in lost)]))
-        return
-    write_boxes_csv(table, args.output)
-    print(f"written: {args.output}")
-    if Path(args.output).resolve().parent != root.resolve():
-        print(f"its names start from {root}: move it there to read it again")

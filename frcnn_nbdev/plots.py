@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'alt', 'show_image', 'draw_boxes', 'box_legend', 'show_boxes', 'image_grid', 'plot_counts', 'plot_box_sizes',
-           'plot_anchors', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion', 'plot_detections',
-           'pipeline_figure', 'plot_flow', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1', 'plot_error_kinds',
-           'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts', 'show_cells',
-           'paint_boxes', 'plot_confusions', 'plot_intervals']
+           'plot_anchors', 'plot_deltas', 'plot_recall', 'plot_losses', 'plot_metric', 'plot_confusion',
+           'plot_detections', 'pipeline_figure', 'plot_flow', 'plot_proposal_recall', 'plot_pr_curve', 'plot_f1',
+           'plot_error_kinds', 'plot_calibration', 'plot_bland_altman', 'plot_ratios', 'plot_growth', 'plot_parts',
+           'show_cells', 'paint_boxes', 'plot_confusions', 'plot_intervals']
 
 # %% ../nbs/01_plots.ipynb #1c6af3bc
 import base64
@@ -455,6 +455,32 @@ def plot_anchors(
     corners = np.vstack([anchors, [[0, 0, width, height]]])
     ax.set_xlim(corners[:, 0].min() - 1, corners[:, 2].max() + 1)
     ax.set_ylim(corners[:, 3].max() + 1, corners[:, 1].min() - 1)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #d17a5e01
+def plot_deltas(
+    image,                      # (C, H, W) tensor, (H, W) or (H, W, C) array
+    anchor,                     # (4,) xyxy, pixels
+    box,                        # (4,) xyxy, pixels: what the deltas make of the anchor
+    *,
+    ax: Axes | None = None,     # where to draw; None: a new figure
+) -> Axes:                      # the deltas are in its title
+    "An anchor, the box that its deltas make, and the way of the centre: d_x anchor widths, then d_y heights."
+    (xa1, ya1, xa2, ya2), (x1, y1, x2, y2) = both = _boxes([_array(anchor), _array(box)])
+    (xa, ya, wa, ha), (x, y, w, h) = [((r[0] + r[2]) / 2, (r[1] + r[3]) / 2, r[2] - r[0], r[3] - r[1]) for r in both]
+    ax = show_image(image, ax=ax)
+    draw_boxes(ax, both[:1], role="positive", labels=["anchor"])
+    draw_boxes(ax, both[1:], role="prediction", labels=["box"])
+    halo = [patheffects.withStroke(linewidth=3.5, foreground="black")]
+    for start, end in [((xa, ya), (x, ya)), ((x, ya), (x, y))]:
+        ax.annotate("", xy=end, xytext=start, arrowprops=dict(arrowstyle="->", color="white", linewidth=1.6, shrinkA=0,
+                                                              shrinkB=0, path_effects=halo))
+    look = dict(fontsize=9, clip_on=True, bbox=dict(facecolor="white", alpha=0.85, pad=1.0, edgecolor="none"))
+    ax.text((xa + x) / 2, ya + (2 if y <= ya else -2), "$d_x w_a$", ha="center", va="top" if y <= ya else "bottom", **look)
+    ax.text(x + (2 if x >= xa else -2), (ya + y) / 2, "$d_y h_a$", ha="left" if x >= xa else "right", va="center", **look)
+    ax.set_title(f"$d_x$ = {(x - xa) / wa:.2f}, $d_y$ = {(y - ya) / ha:.2f}\n"
+                 f"$d_w$ = {np.log(w / wa):.2f}: {wa:.0f} → {w:.0f} wide,  $d_h$ = {np.log(h / ha):.2f}: {ha:.0f} → {h:.0f} high",
+                 fontsize=10)
     return ax
 
 # %% ../nbs/01_plots.ipynb #076ab12d
