@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'keep_until_smaller', 'weights_file', 'read_weights', 'fill_weights', 'load_weights',
            'classification_model', 'freeze', 'cut_vgg16', 'vgg16_backbone', 'resnet_c4_backbone', 'LayerTaps',
-           'FeaturePyramidNetwork', 'BackboneWithFPN', 'resnet_fpn_backbone', 'mobilenet_fpn_backbone',
+           'top_down', 'FeaturePyramidNetwork', 'BackboneWithFPN', 'resnet_fpn_backbone', 'mobilenet_fpn_backbone',
            'squeezenet_backbone', 'MergedBackbone', 'ResidualBlock', 'SmallBackbone', 'squeezenet_merged_backbone',
            'build_backbone']
 
@@ -53,11 +53,11 @@ def weights_file(
 def read_weights(
     path: str | Path,          # .safetensors, or .pth of tensors only
 ) -> dict[str, Tensor]:
-    "The named tensors of a local file. Raises FileNotFoundError, or ValueError for a file of something else."
+    "Named tensors of a local file. Raises FileNotFoundError, or ValueError for other content."
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"weights file {path.name} does not exist: give the path of a .safetensors "
-                                "or .pth file")
+        raise FileNotFoundError(f"weights file {path.name} does not exist: "
+                                "give the path of a .safetensors or .pth file")
     try:
         state = (load_file(path) if path.suffix == ".safetensors"
                  else torch.load(path, weights_only=True, map_location="cpu"))
@@ -65,12 +65,12 @@ def read_weights(
         raise ValueError(f"weights file {path.name} cannot be read as tensors: "
                          "save the model's state_dict as .safetensors or .pth") from error
     if not isinstance(state, dict):
-        raise ValueError(f"weights file {path.name} holds a {type(state).__name__}, not named tensors: "
-                         "save the model's state_dict")
+        raise ValueError(f"weights file {path.name} holds a {type(state).__name__}, "
+                         "not named tensors: save the model's state_dict")
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"weights file {path.name}: {key!r} is of type {type(value).__name__}, not a tensor: "
-                             "save the model's state_dict")
+            raise ValueError(f"weights file {path.name}: {key!r} is of type {type(value).__name__}, "
+                             "not a tensor: save the model's state_dict")
     return state
 
 # %% ../nbs/05_features.ipynb #f65c01ad
@@ -101,13 +101,13 @@ def load_weights(
     path: str | Path,          # .safetensors, or .pth of tensors only
     name: str = "model",       # what the weights are for, for the error
 ) -> None:
-    "Fill `model` from a local file. Raises ValueError when names or shapes do not fit; extra tensors are allowed."
+    "Fill `model` from a local file. Raises ValueError when names or shapes do not fit."
     fill_weights(model, read_weights(path), f"weights file {Path(path).name}", name)
 
 # %% ../nbs/05_features.ipynb #32a7ffce
 def classification_model(
     name: str,                                 # a constructor of torchvision.models
-    weights: str | Path | Enum | None = None,  # None, a local file, or a torchvision weight such as "IMAGENET1K_V1"
+    weights: str | Path | Enum | None = None,  # None, a file, or a name: "IMAGENET1K_V1"
     **kwargs,                                  # passed to the constructor
 ) -> nn.Module:
     "A classification network of torchvision, its weights from a file, by name, or random."
@@ -116,11 +116,11 @@ def classification_model(
         model = torchvision.models.get_model(name, weights=None if file else weights, **kwargs)
     except KeyError as error:
         known = ", ".join(torchvision.models.get_model_weights(name).__members__)
-        raise ValueError(f"{name} has no weights {weights!r}: give one of {known}, or the path of a .safetensors "
-                         "or .pth file") from error
+        raise ValueError(f"{name} has no weights {weights!r}: give one of {known}, "
+                         "or the path of a .safetensors or .pth file") from error
     except OSError as error:
-        raise OSError(f"the weights {weights!r} of {name} could not be downloaded: without network, give the path "
-                      "of a file with them, or none") from error
+        raise OSError(f"the weights {weights!r} of {name} could not be downloaded: "
+                      "without network, give the path of a file with them, or none") from error
     if file:
         load_weights(model, file, name)
     return model
@@ -140,7 +140,8 @@ def cut_vgg16(
 ) -> nn.Sequential:
     "The convolutions of a VGG16 without the last pooling, the first groups frozen."
     if not 0 <= trainable_layers <= 5:
-        raise ValueError(f"trainable_layers is {trainable_layers}: VGG16 has five groups, give 0 to 5")
+        raise ValueError(f"trainable_layers is {trainable_layers}: "
+                         "VGG16 has five groups, give 0 to 5")
     layers = model.features[:-1]
     first_trained = [30, 24, 17, 10, 5, 0][trainable_layers]     # each group follows a pooling
     for layer in layers[:first_trained]:
@@ -151,7 +152,7 @@ def cut_vgg16(
 # %% ../nbs/05_features.ipynb #8e03353a
 def vgg16_backbone(
     weights: str | Path | Enum | None = None,
-    trainable_layers: int = 5,      # of the five groups of convolutions, how many train, the last ones first
+    trainable_layers: int = 5,      # of the five groups of convolutions, the last ones first
 ) -> nn.Sequential:
     "VGG16 without its last pooling: stride 16, 512 channels, as in the paper."
     return cut_vgg16(classification_model("vgg16", weights), trainable_layers)
@@ -160,7 +161,7 @@ def vgg16_backbone(
 def resnet_c4_backbone(
     name: str = "resnet18",
     weights: str | Path | Enum | None = None,
-    norm_layer: Callable[..., nn.Module] | None = None,   # None: BatchNorm, or frozen BatchNorm with weights
+    norm_layer: Callable[..., nn.Module] | None = None,   # None: BatchNorm, frozen with weights
 ) -> nn.Sequential:
     "A ResNet up to its third stage: one map of stride 16 (C4 of the ResNet paper)."
     if norm_layer is None:
@@ -173,7 +174,7 @@ def resnet_c4_backbone(
 
 # %% ../nbs/05_features.ipynb #eb7dee4c
 class LayerTaps(nn.ModuleDict):
-    "A network cut after its last tapped child, returning the outputs of the tapped ones by their new names."
+    "A network cut after its last tapped child; gives the outputs of the tapped ones by name."
     def __init__(
         self,
         model: nn.Module,            # its children run in order
@@ -181,7 +182,8 @@ class LayerTaps(nn.ModuleDict):
     ):
         missing = set(taps) - {name for name, _ in model.named_children()}
         if missing:
-            raise ValueError(f"the backbone has no layer {sorted(missing)[0]!r}: name one of its children")
+            raise ValueError(f"the backbone has no layer {sorted(missing)[0]!r}: "
+                             "name one of its children")
         remaining, layers = set(taps), OrderedDict()
         for name, child in model.named_children():
             layers[name] = child
@@ -199,25 +201,36 @@ class LayerTaps(nn.ModuleDict):
                 outputs[self.taps[name]] = x
         return outputs
 
+# %% ../nbs/05_features.ipynb #95904aae
+def top_down(
+    laterals: list[Tensor],   # (N, C, H_i, W_i) of equal C, finest first
+) -> list[Tensor]:            # the sums M_i of the same shapes, finest first
+    "Each map plus the enlarged sum of the coarser ones (Lin et al. 2017)."
+    merged = [laterals[-1]]
+    for lateral in reversed(laterals[:-1]):
+        merged.insert(0, lateral + F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest"))
+    return merged
+
 # %% ../nbs/05_features.ipynb #4a68a808
 class FeaturePyramidNetwork(nn.Module):
     """Maps of several strides, each with the meaning of the deepest (Lin et al. 2017).
 
-    A 1×1 convolution brings every map to `out_channels`, the deeper map is enlarged and added, a 3×3
-    convolution smooths the sum. A last level, every second cell of the deepest, is for the largest anchors.
+    A 1×1 convolution brings every map to `out_channels`, the deeper map is enlarged and added, a
+    3×3 convolution smooths the sum. A last level, every second cell of the deepest, is for the
+    largest anchors.
     """
     def __init__(
         self,
-        in_channels_list: list[int],                         # channels of the maps, finest first
-        out_channels: int,                                   # channels of every output
-        norm_layer: Callable[..., nn.Module] | None = None,  # None: convolutions with a bias, as in the paper
+        in_channels_list: list[int],     # channels of the maps, finest first
+        out_channels: int,               # channels of every output
+        norm_layer: Callable[..., nn.Module] | None = None,  # None: convolutions with a bias
     ):
         super().__init__()
         plain = dict(norm_layer=norm_layer, activation_layer=None)
         self.inner_blocks = nn.ModuleList(
-            Conv2dNormActivation(c, out_channels, kernel_size=1, padding=0, **plain) for c in in_channels_list)
+            Conv2dNormActivation(c, out_channels, 1, padding=0, **plain) for c in in_channels_list)
         self.layer_blocks = nn.ModuleList(
-            Conv2dNormActivation(out_channels, out_channels, kernel_size=3, **plain) for _ in in_channels_list)
+            Conv2dNormActivation(out_channels, out_channels, 3, **plain) for _ in in_channels_list)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
@@ -230,10 +243,8 @@ class FeaturePyramidNetwork(nn.Module):
     ) -> dict[str, Tensor]:        # name → (N, out_channels, H_i, W_i), and "pool"
         names = list(maps)
         laterals = [block(x) for block, x in zip(self.inner_blocks, maps.values())]
-        merged = [laterals[-1]]
-        for lateral in reversed(laterals[:-1]):
-            merged.insert(0, lateral + F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest"))
-        outputs = OrderedDict((name, block(x)) for name, block, x in zip(names, self.layer_blocks, merged))
+        outputs = OrderedDict(
+            (name, block(x)) for name, block, x in zip(names, self.layer_blocks, top_down(laterals)))
         outputs["pool"] = F.max_pool2d(outputs[names[-1]], kernel_size=1, stride=2)
         return outputs
 
@@ -261,15 +272,16 @@ def resnet_fpn_backbone(
     name: str = "resnet50",
     weights: str | Path | Enum | None = None,
     norm_layer: Callable[..., nn.Module] = FrozenBatchNorm2d,
-    trainable_layers: int = 3,                               # of conv1 and the four stages, the last ones first
+    trainable_layers: int = 3,     # of conv1 and the four stages, the last ones first
     fpn_norm_layer: Callable[..., nn.Module] | None = None,
-    progress: bool = True,                                   # of a download
+    progress: bool = True,         # of a download
 ) -> BackboneWithFPN:
     "A ResNet with a feature pyramid over its four stages: strides 4, 8, 16, 32 and 64."
     if not 0 <= trainable_layers <= 5:
         raise ValueError(f"trainable_layers is {trainable_layers}: a ResNet has five, give 0 to 5")
     model = classification_model(name, weights, norm_layer=norm_layer, progress=progress)
-    train = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers] + ["bn1"] * (trainable_layers == 5)
+    train = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]
+    train += ["bn1"] * (trainable_layers == 5)
     for child, module in model.named_children():
         if child not in train:
             freeze(module)
@@ -287,15 +299,18 @@ def mobilenet_fpn_backbone(
 ) -> BackboneWithFPN:
     "MobileNetV3 with a feature pyramid over its last two stages, both of stride 32."
     layers = classification_model(name, weights, norm_layer=norm_layer, progress=progress).features
-    # A stage begins at each strided block (the paper's C0 … C4) and the last convolution is one of its own.
-    stages = [0] + [i for i, b in enumerate(layers) if getattr(b, "_is_cn", False)] + [len(layers) - 1]
+    # A stage begins at each strided block (the paper's C0 … C4); the last convolution is one, too.
+    strided = [i for i, b in enumerate(layers) if getattr(b, "_is_cn", False)]
+    stages = [0, *strided, len(layers) - 1]
     if not 0 <= trainable_layers <= len(stages):
         raise ValueError(f"trainable_layers is {trainable_layers}: {name} has {len(stages)} stages, "
                          f"give 0 to {len(stages)}")
-    for layer in layers[:len(layers) if trainable_layers == 0 else stages[len(stages) - trainable_layers]]:
+    first_trained = [*stages, len(layers)][len(stages) - trainable_layers]
+    for layer in layers[:first_trained]:
         freeze(layer)
     taps = [stages[-2], stages[-1]]
-    return BackboneWithFPN(layers, {str(t): str(i) for i, t in enumerate(taps)}, [layers[t].out_channels for t in taps])
+    return BackboneWithFPN(layers, {str(t): str(i) for i, t in enumerate(taps)},
+                           [layers[t].out_channels for t in taps])
 
 # %% ../nbs/05_features.ipynb #c0f1f8d2
 def squeezenet_backbone(
@@ -308,7 +323,7 @@ def squeezenet_backbone(
 
 # %% ../nbs/05_features.ipynb #315a226b
 class MergedBackbone(nn.Module):
-    "One map from several stages of a network: the coarser ones enlarged and added to the finest (as in Lin et al. 2017)."
+    "One map from several stages of a network: the coarser ones enlarged and added to the finest."
     def __init__(
         self,
         stages: nn.Module,            # its children run in order
@@ -317,17 +332,13 @@ class MergedBackbone(nn.Module):
     ):
         super().__init__()
         self.stages = LayerTaps(stages, {name: name for name in taps})
-        self.laterals = nn.ModuleList([nn.Conv2d(channels, out_channels, 1) for channels in taps.values()])
+        self.laterals = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in taps.values())
         self.norm = nn.BatchNorm2d(out_channels)
         self.out_channels = out_channels
 
-    def forward(self, x: Tensor) -> Tensor:      # (N, 3, H, W) → (N, out_channels, H / stride, W / stride)
+    def forward(self, x: Tensor) -> Tensor:   # (N, 3, H, W) → (N, out_channels, H / s, W / s)
         maps = [lateral(m) for lateral, m in zip(self.laterals, self.stages(x).values())]
-        merged = maps.pop()
-        while maps:
-            finer = maps.pop()
-            merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
-        return F.relu(self.norm(merged))
+        return F.relu(self.norm(top_down(maps)[0]))
 
 # %% ../nbs/05_features.ipynb #1ec508df
 class ResidualBlock(nn.Module):
@@ -351,8 +362,8 @@ class ResidualBlock(nn.Module):
 class SmallBackbone(MergedBackbone):
     """One map of stride 4 for small images: residual stages of strides 4, 8 and 16, merged top-down.
 
-    Bones are about 21×13 pixels in a 128-pixel image: 1.3×0.8 cells of a map of stride 16, too few to tell
-    their sides apart, but 5×3 cells of a map of stride 4.
+    Bones are about 21×13 pixels in a 128-pixel image: 1.3×0.8 cells of a map of stride 16, too few
+    to tell their sides apart, but 5×3 cells of a map of stride 4.
     """
     def __init__(
         self,
@@ -365,7 +376,8 @@ class SmallBackbone(MergedBackbone):
             stage1=ResidualBlock(w, 2 * w, 2),                    # stride 4
             stage2=ResidualBlock(2 * w, 4 * w, 2),                # stride 8
             stage3=ResidualBlock(4 * w, 6 * w, 2)))               # stride 16
-        super().__init__(stages, {"stage1": 2 * w, "stage2": 4 * w, "stage3": 6 * w}, out_channels)
+        taps = {"stage1": 2 * w, "stage2": 4 * w, "stage3": 6 * w}
+        super().__init__(stages, taps, out_channels)
 
 # %% ../nbs/05_features.ipynb #16cb8db4
 def squeezenet_merged_backbone(
@@ -392,8 +404,9 @@ def build_backbone(
 ) -> nn.Module:
     "A backbone by name. Raises ValueError, naming those there are."
     if name not in BACKBONES:
-        raise ValueError(f"the backbone {name!r} is unknown: the ones there are: {', '.join(BACKBONES)}")
+        raise ValueError(f"the backbone {name!r} is unknown: "
+                         f"the ones there are: {', '.join(BACKBONES)}")
     if name == "small" and weights is not None:
-        raise ValueError("the backbone 'small' has no ImageNet weights: leave `weights` empty, "
-                         "or take another backbone")
+        raise ValueError("the backbone 'small' has no ImageNet weights: "
+                         "leave `weights` empty, or take another backbone")
     return BACKBONES[name](weights)

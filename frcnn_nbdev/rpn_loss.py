@@ -42,7 +42,7 @@ def sample_balanced(
     positive_fraction: float,                  # largest share of positives
     generator: torch.Generator | None = None,  # None: torch's default one
 ) -> tuple[Tensor, Tensor]:                    # (P,) and (Q,) int64, ascending; P + Q ≤ batch_size
-    "Indices of randomly drawn positives and negatives; negatives fill the places that positives leave free."
+    "Randomly drawn positives, and negatives in the places that these leave free, as indices."
     positive, negative = torch.where(labels >= 1)[0], torch.where(labels == 0)[0]
     num_positive = min(len(positive), int(batch_size * positive_fraction))
     num_negative = min(len(negative), batch_size - num_positive)
@@ -56,12 +56,13 @@ def sample_balanced(
 def generator_of_each(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     images: int,
-) -> Sequence[torch.Generator | None]:
-    "A generator for each image: what is one for all of them repeated, what is one for each as it is."
+) -> Sequence[torch.Generator | None]:      # one for each image
+    "A generator for each image: one for all is repeated, one for each is left as it is."
     if generator is None or isinstance(generator, torch.Generator):
         return [generator] * images
     if len(generator) != images:
-        raise ValueError(f"{len(generator)} generators for {images} images: give one for all, or one for each")
+        raise ValueError(f"{len(generator)} generators for {images} images: "
+                         "give one for all, or one for each")
     return generator
 
 # %% ../nbs/09_rpn_loss.ipynb #60c8ec0f
@@ -69,7 +70,7 @@ def sample_anchors(
     labels: Tensor,                            # (N, A) int64: 1, 0 or −1
     batch_size_per_image: int,
     positive_fraction: float,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,   # one, or one for each image
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,   # one, or one an image
 ) -> tuple[Tensor, Tensor]:                    # (P,) and (Q,) int64 into labels.flatten()
     "Sampled positives and negatives of all images, as indices into the flattened batch."
     pairs = [sample_balanced(row, batch_size_per_image, positive_fraction, one)
@@ -89,16 +90,18 @@ def rpn_losses(
     negative: Tensor,              # (Q,) int64 into N·A
     beta: float = 1 / 9,           # where smooth L1 turns from square to line
 ) -> dict[str, Tensor]:            # "loss_objectness", "loss_rpn_box_reg", both scalars
-    "Objectness and box loss of the sampled anchors: eq. 1 of Ren et al. 2015, normalised as in torchvision."
+    "Objectness and box loss of the sample: eq. 1 of Ren et al. 2015, normalised as in torchvision."
     num_anchors = len(anchors)
     sampled = torch.cat((positive, negative))
-    wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative))).to(objectness_logits.dtype)
+    wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
     logits = objectness_logits.flatten()[sampled]
-    loss_objectness = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+    loss_objectness = F.binary_cross_entropy_with_logits(
+        logits, wanted.to(logits.dtype), reduction="sum")
     # Only the sampled positives need deltas: gather their boxes from the concatenated ground truth.
     starts = torch.tensor([0] + [len(b) for b in gt_boxes[:-1]], device=anchors.device).cumsum(0)
     gt_index = starts[positive // num_anchors] + matched_gt.flatten()[positive]
-    target = encode_boxes(torch.cat(gt_boxes).to(anchors.dtype)[gt_index], anchors[positive % num_anchors])
+    matched = torch.cat(gt_boxes).to(anchors.dtype)[gt_index]
+    target = encode_boxes(matched, anchors[positive % num_anchors])
     predicted = deltas.reshape(-1, 4)[positive]
     loss_box = F.smooth_l1_loss(predicted, target.to(deltas.dtype), beta=beta, reduction="sum")
     count = max(len(sampled), 1)       # nothing sampled: a loss of 0 and not 0 / 0
