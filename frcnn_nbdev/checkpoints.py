@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'rng_state', 'set_rng_state', 'optimizer_tensors', 'load_optimizer', 'write_bytes', 'CheckpointError',
-           'digest', 'write_checkpoint', 'read_checkpoint', 'check_identity', 'Checkpoints', 'Progress', 'State',
-           'loader_generators', 'state_content', 'restore_state', 'was_finished']
+           'digest', 'write_checkpoint', 'read_checkpoint', 'check_identity', 'newest_checkpoint', 'Checkpoints',
+           'Progress', 'State', 'loader_generators', 'state_content', 'restore_state', 'was_finished']
 
 # %% ../nbs/16b_checkpoints.ipynb #07208cff
 import hashlib
@@ -156,6 +156,34 @@ def check_identity(
         raise CheckpointError(f"the checkpoint {name} belongs to another training: {key} is {theirs.get(key)!r} there "
                               f"and {ours.get(key)!r} here{more}")
 
+# %% ../nbs/16b_checkpoints.ipynb #c3a220e3
+def newest_checkpoint(
+    files: list[Path],                # the oldest first
+    identity: dict[str, object],      # of the training that wants to go on
+) -> tuple[dict[str, Tensor], dict[str, object]] | None:
+    "The newest that can be gone on from, or None. CheckpointError when all there are belong to another training."
+    refused, foreign = [], None
+    for path in reversed(files):
+        try:
+            tensors, facts = read_checkpoint(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+            continue
+        try:
+            check_identity(path.name, facts.get("identity", {}), identity)
+        except CheckpointError as error:
+            foreign = foreign or error
+            refused.append(str(error))
+            continue
+        for reason in refused:
+            warnings.warn(f"{reason}; going on from {path.name}", stacklevel=3)
+        return tensors, facts
+    if foreign is not None:
+        raise CheckpointError(f"{foreign}: give the same settings, another folder, or resume=False to start anew")
+    for reason in refused:
+        warnings.warn(f"{reason}; there is none before it, the training starts anew", stacklevel=3)
+    return None
+
 # %% ../nbs/16b_checkpoints.ipynb #00953f1c
 @dataclass
 class Checkpoints:
@@ -196,27 +224,7 @@ class Checkpoints:
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, object]] | None:
         "The newest that can be gone on from, or None. CheckpointError when all there are belong to another training."
-        refused, foreign = [], None
-        for path in reversed(self.files()):
-            try:
-                tensors, facts = read_checkpoint(path)
-            except CheckpointError as error:
-                refused.append(str(error))
-                continue
-            try:
-                check_identity(path.name, facts.get("identity", {}), self.identity)
-            except CheckpointError as error:
-                foreign = foreign or error
-                refused.append(str(error))
-                continue
-            for reason in refused:
-                warnings.warn(f"{reason}; going on from {path.name}", stacklevel=2)
-            return tensors, facts
-        if foreign is not None:
-            raise CheckpointError(f"{foreign}: give the same settings, another folder, or resume=False to start anew")
-        for reason in refused:
-            warnings.warn(f"{reason}; there is none before it, the training starts anew", stacklevel=2)
-        return None
+        return newest_checkpoint(self.files(), self.identity)
 
     def clear(self) -> None:
         "Remove all of them."

@@ -73,6 +73,20 @@ def _check_table(
                          f"{boxes[row].tolist()}; give finite numbers with x1 <= x2 and y1 <= y2, "
                          "or leave all empty.")
 
+# %% ../nbs/17_evaluation.ipynb #96629d29
+def _check_classes(
+    classes: list[str],        # class names without background
+    **tables: pd.DataFrame,    # by what they are, for the message
+) -> None:
+    "Raises ValueError for a list of classes that is none, or a row whose class is not in it."
+    if BACKGROUND in classes or len(set(classes)) != len(list(classes)):
+        raise ValueError(f"classes is {list(classes)}; name every class once and leave {BACKGROUND!r} out.")
+    for what, table in tables.items():
+        wrong = table.loc[~table["classname"].isin(list(classes)), ["name", "classname"]]
+        if len(wrong):
+            raise ValueError(f"the {what} of {wrong['name'].iloc[0]} have the class "
+                             f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
+
 # %% ../nbs/17_evaluation.ipynb #514dc56b
 def check_tables(
     truth: pd.DataFrame,               # boxes table, at least one row an image
@@ -99,14 +113,7 @@ def check_tables(
         row = detections[detections["score"].isna()].iloc[0]
         raise ValueError(f"a prediction for {row['name']} has no score; every prediction needs a number.")
     if classes is not None:
-        if BACKGROUND in classes or len(set(classes)) != len(list(classes)):
-            raise ValueError(f"classes is {list(classes)}; name every class once "
-                             f"and leave {BACKGROUND!r} out.")
-        for what, table in [("truth", objects), ("predictions", detections)]:
-            wrong = table.loc[~table["classname"].isin(list(classes)), ["name", "classname"]]
-            if len(wrong):
-                raise ValueError(f"the {what} of {wrong['name'].iloc[0]} have the class "
-                                 f"{wrong['classname'].iloc[0]!r}, which is not one of {', '.join(classes)}.")
+        _check_classes(classes, truth=objects, predictions=detections)
     return objects if crowds else objects[~is_crowd(objects)].reset_index(drop=True), detections, names
 
 # %% ../nbs/17_evaluation.ipynb #7d656c0b
@@ -211,6 +218,25 @@ def _ranked(
     rank = pd.Series(cell[order]).groupby(cell[order]).cumcount().to_numpy()
     return order[rank < limit]
 
+# %% ../nbs/17_evaluation.ipynb #c6778e61
+def _matched_rows(
+    detections: pd.DataFrame,     # D rows by falling score
+    objects: pd.DataFrame,        # G rows of the truth
+    cell: np.ndarray,             # (D,) number of image and class
+    gt_cell: np.ndarray,          # (G,) the same of the objects
+    thresholds: np.ndarray,       # (T,)
+    ignored: np.ndarray,          # (G,) bool
+) -> np.ndarray:                  # (T, D) row of the object, or -1
+    "Matching, cell by cell: detections only meet objects of their image and class."
+    boxes, gt_boxes, crowd = table_boxes(detections), table_boxes(objects), is_crowd(objects)
+    matched, true_rows = np.full((len(thresholds), len(detections)), -1), _cells(gt_cell)
+    for number, rows in _cells(cell).items():
+        if number in true_rows:
+            gt = true_rows[number]
+            found = greedy_match(_overlaps(boxes[rows], gt_boxes[gt], crowd[gt]), thresholds, ignored=ignored[gt], crowd=crowd[gt])
+            matched[:, rows] = np.append(gt, -1)[found]      # the appended -1 is what "no match" reads
+    return matched
+
 # %% ../nbs/17_evaluation.ipynb #3205d477
 def match_detections(
     truth: pd.DataFrame,                                 # boxes table; iscrowd, area if known
@@ -229,16 +255,8 @@ def match_detections(
         for table in (detections, objects)]
     kept = _ranked(detections, image, image * len(classes) + label, max_detections)
     image, label, detections = image[kept], label[kept], detections.iloc[kept]
-    boxes, gt_boxes, crowd = table_boxes(detections), table_boxes(objects), is_crowd(objects)
-    ignored = crowd | (_areas(objects) < area[0]) | (_areas(objects) > area[1])
-    matched = np.full((len(thresholds), len(kept)), -1)
-    true_rows = _cells(gt_image * len(classes) + gt_label)
-    for cell, rows in _cells(image * len(classes) + label).items():
-        if cell in true_rows:
-            gt = true_rows[cell]
-            found = greedy_match(_overlaps(boxes[rows], gt_boxes[gt], crowd[gt]), thresholds,
-                                 ignored=ignored[gt], crowd=crowd[gt])
-            matched[:, rows] = np.append(gt, -1)[found]      # the appended -1 is what "no match" reads
+    ignored = is_crowd(objects) | (_areas(objects) < area[0]) | (_areas(objects) > area[1])
+    matched = _matched_rows(detections, objects, image * len(classes) + label, gt_image * len(classes) + gt_label, thresholds, ignored)
     outside = (_areas(detections) < area[0]) | (_areas(detections) > area[1])
     when_matched = np.where(np.append(ignored, False)[matched], -1, 1)
     hit = np.where(matched >= 0, when_matched, np.where(outside, -1, 0))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BACKBONE_NAMES', 'detector_names', 'check_model', 'new_convolution', 'replace_predictor', 'count_classes',
-           'load_detector', 'backbone_layers', 'backbone_stages', 'train_last_stages', 'fill_backbone', 'freeze_norm',
-           'NativeTransform', 'set_image_size', 'OneValueBatchNorm2d', 'backbone_name', 'new_detector', 'is_published',
-           'remove_norm_eps', 'torchvision_detector', 'weights_argument', 'object_masks', 'learns_masks', 'mask_format']
+           'load_detector', 'backbone_layers', 'backbone_stages', 'fill_backbone', 'freeze_norm', 'NativeTransform',
+           'set_image_size', 'OneValueBatchNorm2d', 'backbone_name', 'new_detector', 'is_published', 'remove_norm_eps',
+           'torchvision_detector', 'weights_argument', 'object_masks', 'learns_masks', 'mask_format']
 
 # %% ../nbs/18_finetune.ipynb #dda382d4
 import difflib
@@ -28,8 +28,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from .data import DetectionData
 from .faster_rcnn import named_tensors, trained_layers
-from .features import classification_model, freeze, read_weights, weights_file
+from .features import classification_model, read_weights, weights_file
 from .formats import find_formats, segmentation_mask
+from .tuning import freeze_stages
 
 # %% ../nbs/18_finetune.ipynb #a10041e1
 def detector_names() -> list[str]:
@@ -138,17 +139,6 @@ def backbone_stages(
         if not hasattr(model.backbone, "body"):      # the block at which SSDlite cuts is strided, too
             starts.insert(-1, len(model.backbone.features[0]) - 1)
     return [layers[begin:end] for begin, end in zip(starts, [*starts[1:], len(layers)], strict=True)]
-
-# %% ../nbs/18_finetune.ipynb #c6dfc431
-def train_last_stages(
-    model: nn.Module,            # one of torchvision's detectors
-    trainable_layers: int,       # stages that train, the last ones first
-) -> None:
-    "Take the first stages of the backbone out of training."
-    stages = backbone_stages(model)
-    for stage in stages[:len(stages) - trainable_layers]:
-        for layer in stage:
-            freeze(layer)
 
 # %% ../nbs/18_finetune.ipynb #7830d017
 def fill_backbone(
@@ -293,7 +283,8 @@ def torchvision_detector(
         freeze_norm(model.backbone.body)
     if not new_predictor and is_published(weights, name):
         remove_norm_eps(model)
-    train_last_stages(model, layers)
+    groups = backbone_stages(model)
+    freeze_stages(model, len(groups) - layers, groups)
     set_image_size(model, min_size, max_size, name)
     return model
 

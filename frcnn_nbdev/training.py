@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['LOSSES', 'SCHEDULES', 'make_optimizer', 'lr_factor', 'check_losses', 'losses_and_detections', 'to_device',
            'as_float32', 'accelerator_for', 'validate', 'predict', 'save_weights', 'batch_losses', 'train_step',
-           'epoch_batches', 'train_epoch', 'Training', 'check_device', 'check_settings', 'training_identity',
-           'make_accelerator', 'validate_state', 'finish', 'fit', 'keep_weights', 'open_checkpoints']
+           'epoch_batches', 'train_epoch', 'Training', 'check_device', 'check_settings', 'begin_state',
+           'training_identity', 'open_checkpoints', 'make_accelerator', 'prepare_state', 'validate_state',
+           'keep_weights', 'end_epoch', 'finish', 'end_training', 'fit']
 
 # %% ../nbs/16_training.ipynb #5afe548e
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def lr_factor(
         return max(progress / warmup, 1e-3)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min((progress - warmup) / (1 - warmup), 1.0)))
-    return 0.1 ** ((progress >= 2 / 3) + (progress >= 8 / 9)) if schedule == "step" else 1.0
+    drops = int(progress >= 2 / 3) + int(progress >= 8 / 9)      # NumPy's booleans would add up to True
+    return 0.1 ** drops if schedule == "step" else 1.0
 
 # %% ../nbs/16_training.ipynb #de33be4f
 def check_losses(
@@ -359,6 +361,17 @@ def check_settings(
     if tracker is not None and tracker not in [one.value for one in get_available_trackers()]:
         raise ValueError(f"the tracker {tracker!r} is not installed: install its package, or use no tracker")
 
+# %% ../nbs/16_training.ipynb #0f104e3f
+def begin_state(
+    model: nn.Module,
+    loader: Iterable,                # of the training
+    settings: dict[str, object],     # of `fit`
+) -> State:
+    "A training before its first step."
+    steps = settings["epochs"] * -(-len(loader) // settings["accumulate"])
+    done = Progress(min(steps, settings["max_steps"] or math.inf), settings["max_minutes"])
+    return State(model, None, make_optimizer(model, settings["lr"], settings["weight_decay"]), None, loader, done)
+
 # %% ../nbs/16_training.ipynb #b6ca9d52
 def training_identity(
     model: nn.Module,
@@ -368,6 +381,23 @@ def training_identity(
     "What two runs of `fit` must have in common for one to go on from the other's checkpoints."
     return settings | {"batches": len(loader), "images": len(getattr(loader, "dataset", ())),
                        "starting weights": digest(model.state_dict())[:16]}
+
+# %% ../nbs/16_training.ipynb #59248224
+def open_checkpoints(
+    folder: str | Path,
+    seconds: float,
+    model: nn.Module,
+    loader: Iterable,
+    settings: dict[str, object],
+    resume: bool,
+) -> Checkpoints:
+    "The checkpoints of a training; emptied when it is not to go on from them."
+    if "loader" not in loader_generators(loader):
+        raise ValueError("the training images come in an order that cannot be drawn again: give a loader from `make_loader`")
+    store = Checkpoints(folder, training_identity(model, loader, settings), seconds)
+    if not resume:
+        store.clear()
+    return store
 
 # %% ../nbs/16_training.ipynb #dc5eb6fc
 def make_accelerator(
@@ -386,6 +416,31 @@ def make_accelerator(
         accelerator.init_trackers("training", config=plain, init_kwargs=options)
     return accelerator
 
+# %% ../nbs/16_training.ipynb #d19abe25
+def prepare_state(
+    state: State,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    ema_decay: float | None,
+    kept: tuple[dict, dict] | None,      # tensors and facts of the checkpoint to go on from
+) -> tuple[nn.Module, torch.optim.Optimizer]:     # as `accelerator.prepare` gives them
+    "Model and optimizer on their device, the state complete: generators, average, and what the checkpoint holds."
+    state.generator = torch.Generator(device=accelerator.device).manual_seed(seed)
+    torch.manual_seed(seed)      # augmentations and torchvision's own sampling draw from the default generator
+    if accelerator.num_processes > 1:
+        sync_batch_norm(state.model)
+        by_clock = state.done.max_minutes is not None
+        state.done.agree = (lambda share: agreed(share, accelerator)) if by_clock else None
+    prepared = accelerator.prepare(state.model, state.optimizer)
+    if ema_decay is not None:
+        state.average = AveragedModel(state.model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+    state.scaler = accelerator.scaler
+    if kept is not None:
+        restore_state(state, *kept)
+    accelerator.wait_for_everyone()      # all have read before one writes
+    return prepared
+
 # %% ../nbs/16_training.ipynb #8df72c47
 def validate_state(
     state: State,
@@ -401,6 +456,7 @@ def validate_state(
     "Validate the averaged weights and keep them when they are the best."
     evaluated = state.model if state.average is None else state.average.module
     losses, detections = validate(evaluated, loader, accelerator=accelerator, seed=seed, image_seeds=image_seeds, progress=progress)
+    # The metrics are computed once and told to the other processes.
     found = agreed(metrics(detections) if metrics is not None and accelerator.is_main_process else {}, accelerator)
     value = found.get(best)
     value = -sum(losses.values()) if value is None else value
@@ -410,6 +466,45 @@ def validate_state(
         state.best_value, state.best_epoch = value, state.epoch
         state.best_state = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
     return {**losses, **found}, better
+
+# %% ../nbs/16_training.ipynb #156661ad
+def keep_weights(
+    state: State,
+    path: str | Path,
+) -> None:
+    "The best weights into their file. A disk that refuses is a warning: they are kept in memory, and written at the end."
+    evaluated = state.model if state.average is None else state.average.module
+    try:
+        save_weights(evaluated, path, {"epoch": state.best_epoch})
+    except OSError as error:
+        warnings.warn(f"the weights of epoch {state.best_epoch} could not be written: {error.strerror or error}; they are kept in "
+                      "memory, and written when the training ends", stacklevel=2)
+
+# %% ../nbs/16_training.ipynb #2bb55b25
+def end_epoch(
+    state: State,
+    accelerator: Accelerator,
+    loader: Iterable | None,            # of the validation; None: not after this epoch
+    *,
+    checkpoint: str | Path | None,      # file of the best weights
+    begin: float,                       # seconds of training when the epoch began or went on
+    **options,                          # of `validate_state`
+) -> None:
+    "Validate, keep the weights if they are the best so far, and close the epoch's row."
+    row = {"epoch": state.epoch, "step": state.done.step, "lr": state.lr}
+    row |= {f"train_{name}": value / state.images for name, value in state.sums.items()}
+    trained = state.done.seconds()
+    if loader is not None:
+        found, better = validate_state(state, loader, accelerator, **options)
+        row |= {f"val_{name}": value for name, value in found.items()}
+        if better and checkpoint is not None and accelerator.is_main_process:
+            keep_weights(state, checkpoint)
+        state.done.reserve = state.done.seconds() - trained
+    accelerator.log({name: value for name, value in row.items() if value is not None}, step=state.done.step)
+    state.rows.append(row)
+    state.times.append({"epoch": state.epoch, "train_seconds": state.spent + trained - begin,
+                        "validation_seconds": state.done.seconds() - trained})
+    state.batch, state.images, state.spent, state.sums = 0, 0, 0.0, {}
 
 # %% ../nbs/16_training.ipynb #91573560
 def finish(
@@ -424,6 +519,28 @@ def finish(
     if checkpoint is not None and main:
         save_weights(state.model, checkpoint, {"epoch": state.best_epoch})
     return Training(pd.DataFrame(state.rows), state.best_epoch, state.done.step, state.done.seconds(), pd.DataFrame(state.times), resumed)
+
+# %% ../nbs/16_training.ipynb #a5900612
+def end_training(
+    state: State,
+    model: nn.Module,                   # as `accelerator.prepare` gave it
+    accelerator: Accelerator,
+    store: Checkpoints | None,
+    *,
+    checkpoint: str | Path | None,
+    resumed: int,
+) -> Training:
+    "Close the trackers, take the wrapping off the model, and say in a last checkpoint that the training is over."
+    for one in accelerator.trackers:
+        one.finish()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)      # in mixed precision `prepare` changed its forward
+    sync_batch_norm(state.model, on=False)
+    state.finished = True
+    training = finish(state, checkpoint, resumed, accelerator.is_main_process)
+    if store is not None and accelerator.is_main_process:
+        store.write(state.done.step, *state_content(state))
+    accelerator.wait_for_everyone()
+    return training
 
 # %% ../nbs/16_training.ipynb #a606dc7e
 def fit(
@@ -465,101 +582,34 @@ def fit(
     settings = dict(epochs=epochs, max_minutes=max_minutes, max_steps=max_steps, lr=lr, weight_decay=weight_decay, warmup=warmup,
                     schedule=schedule, clip_norm=clip_norm, accumulate=accumulate, ema_decay=ema_decay, patience=patience, seed=seed,
                     image_seeds=image_seeds, precision=precision, best=best, validate_every=validate_every)
-    steps = epochs * -(-len(train_loader) // accumulate)
-    plain = make_optimizer(model, lr, weight_decay)
-    state = State(model, None, plain, None, train_loader, Progress(min(steps, max_steps or math.inf), max_minutes))
-    store, kept = None, None
-    if checkpoints is not None:
-        store = open_checkpoints(checkpoints, checkpoint_seconds, model, train_loader, settings | (identity or {}), resume)
-        kept = store.latest()
+    named = settings | (identity or {})
+    state = begin_state(model, train_loader, settings)
+    store = None if checkpoints is None else open_checkpoints(checkpoints, checkpoint_seconds, model, train_loader, named, resume)
+    kept = None if store is None else store.latest()
     resumed = 0 if kept is None else kept[1]["step"]
     if kept is not None and kept[1]["finished"]:
         restore_state(state, *kept)
         return finish(state, checkpoint, resumed, not launched())
-    accelerator = make_accelerator(device, precision, tracker, tracker_folder, settings | (identity or {}), resumed)
-    main = accelerator.is_main_process
-    state.generator = torch.Generator(device=accelerator.device).manual_seed(seed)
-    torch.manual_seed(seed)      # augmentations and torchvision's own sampling draw from the default generator
-    if accelerator.num_processes > 1:
-        sync_batch_norm(model)
-        state.done.agree = (lambda share: agreed(share, accelerator)) if max_minutes is not None else None
-    wrapped, optimizer = accelerator.prepare(model, plain)
-    if ema_decay is not None:
-        state.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
-    state.scaler = accelerator.scaler
-    if kept is not None:
-        restore_state(state, *kept)
-    accelerator.wait_for_everyone()      # all have read before one writes
-    progress = progress and main
+    accelerator = make_accelerator(device, precision, tracker, tracker_folder, named, resumed)
+    wrapped, optimizer = prepare_state(state, accelerator, seed=seed, ema_decay=ema_decay, kept=kept)
+    progress = progress and accelerator.is_main_process
     bar = tqdm(total=state.done.total_steps, initial=resumed, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
 
     def after_step():
         bar.update()
-        if store is not None and main and store.due():
-            state.spent, before = state.spent + state.done.seconds() - begin, state.spent
-            store.write(state.done.step, *state_content(state))
-            state.spent = before
+        if store is not None and accelerator.is_main_process and store.due():
+            now = replace(state, spent=state.spent + state.done.seconds() - begin)
+            store.write(state.done.step, *state_content(now))
 
     for epoch in range(state.epoch, epochs + 1):
         state.epoch, begin = epoch, state.done.seconds()
         train_epoch(state, wrapped, optimizer, accelerator, lr=lr, warmup=warmup, schedule=schedule, accumulate=accumulate,
                     clip_norm=clip_norm, seed=seed if image_seeds else None, after_step=after_step, name_of=name_of)
-        row = {"epoch": epoch, "step": state.done.step, "lr": state.lr}
-        row |= {f"train_{name}": value / state.images for name, value in state.sums.items()}
-        trained, last = state.done.seconds(), state.done.share() >= 1 or epoch == epochs
-        if last or epoch % validate_every == 0:
-            found, better = validate_state(state, val_loader, accelerator, metrics=metrics, best=best, seed=seed,
-                                           image_seeds=image_seeds, progress=progress)
-            row |= {f"val_{name}": value for name, value in found.items()}
-            if better and checkpoint is not None and main:
-                keep_weights(state, checkpoint)
-            state.done.reserve = state.done.seconds() - trained
-            bar.set_postfix(epoch=epoch, best=f"{state.best_value:.3f}")
-        accelerator.log({name: value for name, value in row.items() if value is not None}, step=state.done.step)
-        state.rows.append(row)
-        state.times.append({"epoch": epoch, "train_seconds": state.spent + trained - begin,
-                            "validation_seconds": state.done.seconds() - trained})
-        state.batch, state.images, state.spent, state.sums = 0, 0, 0.0, {}
+        last = state.done.share() >= 1 or epoch == epochs
+        end_epoch(state, accelerator, val_loader if last or epoch % validate_every == 0 else None, checkpoint=checkpoint, begin=begin,
+                  metrics=metrics, best=best, seed=seed, image_seeds=image_seeds, progress=progress)
+        bar.set_postfix(epoch=epoch, best=f"{state.best_value:.3f}")
         if last or (patience is not None and state.stale >= patience):
             break
     bar.close()
-    for one in accelerator.trackers:
-        one.finish()
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)      # in mixed precision `prepare` changed its forward
-    sync_batch_norm(model, on=False)
-    state.finished = True
-    training = finish(state, checkpoint, resumed, main)
-    if store is not None and main:
-        store.write(state.done.step, *state_content(state))
-    accelerator.wait_for_everyone()
-    return training
-
-# %% ../nbs/16_training.ipynb #156661ad
-def keep_weights(
-    state: State,
-    path: str | Path,
-) -> None:
-    "The best weights into their file. A disk that refuses is a warning: they are kept in memory, and written at the end."
-    evaluated = state.model if state.average is None else state.average.module
-    try:
-        save_weights(evaluated, path, {"epoch": state.best_epoch})
-    except OSError as error:
-        warnings.warn(f"the weights of epoch {state.best_epoch} could not be written: {error.strerror or error}; they are kept in "
-                      "memory, and written when the training ends", stacklevel=2)
-
-# %% ../nbs/16_training.ipynb #59248224
-def open_checkpoints(
-    folder: str | Path,
-    seconds: float,
-    model: nn.Module,
-    loader: Iterable,
-    settings: dict[str, object],
-    resume: bool,
-) -> Checkpoints:
-    "The checkpoints of a training; emptied when it is not to go on from them."
-    if "loader" not in loader_generators(loader):
-        raise ValueError("the training images come in an order that cannot be drawn again: give a loader from `make_loader`")
-    store = Checkpoints(folder, training_identity(model, loader, settings), seconds)
-    if not resume:
-        store.clear()
-    return store
+    return end_training(state, wrapped, accelerator, store, checkpoint=checkpoint, resumed=resumed)

@@ -25,13 +25,13 @@ from frcnn_nbdev.finetune import (
     count_classes,
     detector_names,
     freeze_norm,
-    train_last_stages,
     learns_masks,
     object_masks,
     replace_predictor,
     torchvision_detector,
 )
 from frcnn_nbdev.training import fit, predict, save_weights, validate
+from frcnn_nbdev.tuning import freeze_stages
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SMALL = dict(box_batch_size_per_image=8, rpn_pre_nms_top_n_train=50, rpn_post_nms_top_n_train=20, rpn_pre_nms_top_n_test=50,
@@ -199,7 +199,7 @@ def test_stages_are_frozen_as_torchvision_does(name, stages, reference):
         assert len(backbone_stages(model)) == stages
         if hasattr(model.backbone, "body"):
             freeze_norm(model.backbone.body)
-        train_last_stages(model, k)
+        freeze_stages(model, stages - k, backbone_stages(model))
         assert frozen(model.backbone) == frozen(expected), k
 
 
