@@ -43,7 +43,9 @@ from frcnn_nbdev.labels import (
     boxes_table,
     check_classname,
     check_image,
+    csv_files,
     existing_folder,
+    exported_masks,
     finding,
     folder_split,
     group_of,
@@ -54,6 +56,7 @@ from frcnn_nbdev.labels import (
     list_files,
     list_images,
     map_files,
+    moved_images,
     number_text,
     pair_rows,
     read_boxes_csv,
@@ -133,9 +136,10 @@ def _json_kind(path: Path) -> str:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if all(data.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"')):
+                code = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(data[:2], "utf-8")
+                if all(data.find(f'"{key}"'.encode(code)) >= 0 for key in ("images", "annotations", "categories")):
                     return "coco"
-                if data.find(b'"shapes"') >= 0:
+                if data.find('"shapes"'.encode(code)) >= 0:
                     return "labelme"
                 if re.match(rb"\s*\[\s*\{", data[:100]):  # a list of records: the detections of a model
                     return ""
@@ -369,7 +373,7 @@ def _voc_layout(folder: str, root: Path) -> tuple[str, str, list[str]]:
 
 # %% ../nbs/02b_formats.ipynb #f4fe9334
 _SHAPES = {"polygon": (3, None), "rectangle": (2, None), "circle": (2, 2), "line": (2, 2), "linestrip": (2, None),
-           "point": (1, 1), "mask": (2, 2), "rotation": (4, 4)}  # shape -> (fewest, most) points
+           "point": (1, 1), "points": (1, None), "mask": (2, 2), "rotation": (4, 4)}  # shape -> (fewest, most) points
 
 # %% ../nbs/02b_formats.ipynb #a93b735f
 def _points(shape: dict, where: str) -> np.ndarray:
@@ -415,7 +419,8 @@ def _shape_row(shape: dict, where: str, size: tuple[int, int], line_width: float
         low, high, segmentation = np.array([x1, y1]), np.array([x2, y2]), _rle_text(whole)
     if kind == "circle":
         low, high = points[0] - np.hypot(*(points[1] - points[0])), points[0] + np.hypot(*(points[1] - points[0]))
-    margin = {"line": line_width / 2, "linestrip": line_width / 2, "point": point_size}.get(kind, 0)
+    margin = {"line": line_width / 2, "linestrip": line_width / 2, "point": point_size,
+              "points": point_size}.get(kind, 0)
     if margin or kind == "circle":  # what is drawn ends at the edge of the image
         low, high = np.clip([low - margin, high + margin], 0, [width, height])
     return {"x1": low[0], "x2": high[0], "y1": low[1], "y2": high[1], "segmentation": segmentation,
@@ -520,13 +525,13 @@ def read_labelme(
 def _draw_shape(draw, shape: dict, points: np.ndarray, value: int, line_width: float, point_size: float) -> None:
     "One LabelMe shape painted into a picture of numbers; masks are not drawn but pasted by the caller."
     kind, corners = shape.get("shape_type") or "polygon", [tuple(point) for point in points.tolist()]
-    low, high = points.min(0), points.max(0)
     if kind in ("polygon", "rotation"):
         draw.polygon(corners, fill=value, outline=value)
     elif kind == "rectangle":
-        draw.rectangle([*low, *high], fill=value, outline=value)
-    elif kind == "point":
-        draw.ellipse([*(low - point_size), *(low + point_size)], fill=value, outline=value)
+        draw.rectangle([*points.min(0), *points.max(0)], fill=value, outline=value)
+    elif kind in ("point", "points"):
+        for point in points:
+            draw.ellipse([*(point - point_size), *(point + point_size)], fill=value, outline=value)
     elif kind == "circle":
         radius = np.hypot(*(points[1] - points[0]))
         draw.ellipse([*(points[0] - radius), *(points[0] + radius)], fill=value, outline=value)
@@ -648,9 +653,9 @@ def _coco_segmentation(value, where: str) -> tuple[str, list | None]:
 # %% ../nbs/02b_formats.ipynb #e87360ca
 def _coco_row(record: dict, classes: dict, where: str) -> dict:
     "Box, class, crowd flag and segmentation of one annotation."
-    category, bbox = record.get("category_id"), record.get("bbox")
-    if not isinstance(category, int) or category not in classes:
-        raise ValueError(f"{where}: the category {reprlib.repr(category)} is not in the list; add it.")
+    category, bbox = _id(record.get("category_id")), record.get("bbox") or None
+    if category not in classes:
+        raise ValueError(f"{where}: the category {reprlib.repr(record.get('category_id'))} is not in the list; add it.")
     segmentation, around = _coco_segmentation(record.get("segmentation"), where)
     if bbox is None and around is None:
         raise ValueError(f"{where}: neither bbox nor segmentation is there; give it a box.")
@@ -663,14 +668,21 @@ def _coco_row(record: dict, classes: dict, where: str) -> dict:
            "iscrowd": int(record.get("iscrowd") == 1), "segmentation": segmentation}
     return {**row, "score": to_number(record["score"], f"{where}: score")} if "score" in record else row
 
+# %% ../nbs/02b_formats.ipynb #d073eb3e
+def _id(value) -> str | None:
+    "An id as text: 7, 7.0 and '7' are the same; None for what is no id."
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return str(value) if type(value) is int or isinstance(value, str) and value else None
+
 # %% ../nbs/02b_formats.ipynb #1a79f088
-def _by_number(records: list, where: str, what: str) -> dict[int, dict]:
-    "id -> record; every id is a whole number and there once."
+def _by_id(records: list, where: str, what: str) -> dict[str, dict]:
+    "id -> record; every id is a whole number or a text, and there once."
     found = {}
     for number, record in enumerate(records):
-        key = record.get("id") if isinstance(record, dict) else None
-        if type(key) is not int:
-            raise ValueError(f"{where}, {what} {number}: the id is missing or no whole number; export again.")
+        key = _id(record.get("id")) if isinstance(record, dict) else None
+        if key is None:
+            raise ValueError(f"{where}, {what} {number}: the id is missing or neither a whole number nor a text; export again.")
         if key in found:
             raise ValueError(f"{where}: the {what} id {key} is there twice; export the labels again.")
         found[key] = record
@@ -683,8 +695,11 @@ def _coco_images(records: dict, shown: str, index: ImageIndex | None, places: tu
     found, known = {}, {}
     for key, record in records.items():
         where = f"{shown}, image {key}"
+        if "file_name" not in record and isinstance(record.get("coco_url"), str):  # LVIS: …/train2017/000000000009.jpg
+            record = {**record, "file_name": "/".join(record["coco_url"].split("/")[-2:])}
         name = _field(record, "file_name", str, where)
-        name = index.find(name, where, places=places, missing=missing) if index else inside_folder(root, name, where, known=known)
+        name = (index.find(name, where, places=places, missing=missing, moved=True) if index
+                else inside_folder(root, name, where, known=known))
         width, height = record.get("width"), record.get("height")
         if type(width) is not int or type(height) is not int or not (0 < width < 2**31 and 0 < height < 2**31):
             known_file = index and not (missing and not (root / name).is_file())
@@ -700,7 +715,7 @@ def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: s
     "Records of one COCO file."
     shown, content = relative_name(path, root), read_json(path, root)
     images, rows = (_field(content, key, list, shown) for key in ("images", "annotations"))
-    categories = _by_number(_field(content, "categories", list, shown), shown, "category")
+    categories = _by_id(_field(content, "categories", list, shown), shown, "category")
     classes = {key: check_classname(one.get("name"), f"{shown}, category {key}") for key, one in categories.items()}
     word = re.search(r"(?<![a-z])(train|validation|valid|val|test)\d*(?![a-z])", path.stem, re.IGNORECASE)
     split = SPLIT_NAMES[word[1].lower()] if word else folder_split(shown)
@@ -708,13 +723,14 @@ def _read_coco_file(path: Path, root: Path, index: ImageIndex | None, pattern: s
     base = posixpath.dirname(here) if posixpath.basename(here) == "annotations" else "" if here == "." else here
     below = ["images", *([word[0], f"images/{word[0]}"] if word else []), f"images/{path.stem.removeprefix('instances_')}", ""]
     places = (here, *[posixpath.join(base, one) for one in below])
-    facts = _coco_images(_by_number(images, shown, "image"), shown, index, places, pattern, root, missing)
+    facts = _coco_images(_by_id(images, shown, "image"), shown, index, places, pattern, root, missing)
     by_image = {key: [] for key in facts}
     for number, record in enumerate(rows):
         where = f"{shown}, annotation {number}"
-        key = record.get("image_id") if isinstance(record, dict) else None
-        if not isinstance(key, int) or key not in facts:
-            raise ValueError(f"{where}: the image {reprlib.repr(key)} is not in the list; add it or remove it.")
+        key = _id(record.get("image_id")) if isinstance(record, dict) else None
+        if key not in facts:
+            stated = record.get("image_id") if isinstance(record, dict) else None
+            raise ValueError(f"{where}: the image {reprlib.repr(stated)} is not in the list; add it or remove it.")
         row = _coco_row(record, classes, where)
         by_image[key].append(row if shapes else {**row, "segmentation": ""})
     empty = {"classname": "", "iscrowd": 0, "segmentation": ""}
@@ -754,7 +770,7 @@ def read_coco(
         if crowds:
             findings = [finding("warning", shown, -1, f"{crowds} annotations are crowds (iscrowd 1)",
                                 "leave them out of training; the column iscrowd marks them")]
-    table = boxes_table(records, "coco", findings)
+    table = boxes_table(records, "coco", findings + (moved_images(index) if index else []))
     unused = [name for name in ("iscrowd", "segmentation") if not table[name].astype(bool).any()]
     return table.drop(columns=unused)
 
@@ -764,6 +780,8 @@ def _yolo_names(content: dict, shown: str) -> dict[int, str]:
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
+    if isinstance(names, dict):  # '0': AC is as good as 0: AC
+        names = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
     if not isinstance(names, dict):
         raise ValueError(f"{shown}: 'names' is missing; list the class names.")
     for number, name in names.items():
@@ -1082,7 +1100,11 @@ def _has_labelme(root: Path) -> bool:
 # %% ../nbs/02b_formats.ipynb #ed2b295d
 def _has_yolo(root: Path) -> bool:
     "Whether there is a YAML file with names, text files in labels, or a list of classes and texts beside images."
-    if _yolo_yaml(root) or _has("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")(root):
+    if _yolo_yaml(root):
+        return True
+    if _has("*/data.yaml")(root):  # a whole data set one folder below: there the classes have names
+        return False
+    if _has("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")(root):
         return True
     lists = any((root / place).is_file() for place in _YOLO_LISTS)
     texts = islice((path for pattern in ("*.txt", "*/*.txt", "*/*/*.txt") for path in root.glob(pattern)), 100) if lists else ()
@@ -1100,8 +1122,9 @@ FORMATS = {  # name -> (what is looked for, test on the folder, reader); the fir
              _has("sequence.*/step*.frame_data.json", "*/sequence.*/step*.frame_data.json"), read_solo),
     "mask": ("<class>/<split>/mask", _has("*/*/mask/*"), read_masks),
     "ids": ("images with masks, PNGImages with PedMasks, or *_json/label.png",
-            lambda root: bool(id_folders(root)) or _has("*_json/label.png", "*/*_json/label.png")(root), read_id_masks),
-    "csv": ("train.csv or boxes.csv", _has("train.csv", "val.csv", "test.csv", "boxes.csv"), read_boxes_csv),
+            lambda root: bool(id_folders(root) or exported_masks(root)), read_id_masks),
+    "csv": ("train.csv, boxes.csv or another CSV with boxes",
+            lambda root: _has("train.csv", "val.csv", "test.csv", "boxes.csv")(root) or bool(csv_files(root)), read_boxes_csv),
 }
 _YIELDING = {"mask", "ids", "csv"}  # are often made from another format in the same folder
 
@@ -1115,6 +1138,10 @@ def find_formats(
     root = existing_folder(folder)
     found = [name for name, (_, test, _) in FORMATS.items() if test(root)]
     if not found:
+        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())[:20]:
+            inner = [name for name, (_, test, _) in FORMATS.items() if test(folder)]
+            if inner:
+                raise FileNotFoundError(f"{root}: no labels found here, but {folder.name} holds labels ({inner[0]}); give that folder.")
         tried = "; ".join(f"{name}: {what}" for name, (what, _, _) in FORMATS.items())
         raise FileNotFoundError(f"{root}: no labels found (looked for {tried}); check the path.")
     return found
