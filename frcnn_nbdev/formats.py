@@ -394,6 +394,42 @@ def _points(shape: dict, where: str) -> np.ndarray:
         raise ValueError(f"{where}: a point is not a pair of numbers; draw the shape again.")
     return np.array([[to_number(value, f"{where}: a coordinate") for value in point] for point in points])
 
+# %% ../nbs/02b_formats.ipynb #7e369779
+_TURNS = {  # EXIF orientation -> where a point of the upright picture lies in the stored one, which is width × height large
+    3: lambda x, y, width, height: [width - x, height - y],
+    6: lambda x, y, width, height: [y, height - x],
+    8: lambda x, y, width, height: [width - y, x],
+}
+
+# %% ../nbs/02b_formats.ipynb #6035ee26
+def _orientation(path: Path) -> int:
+    "Orientation from 1 to 8 that a photo's EXIF data states; 1, upright, when it states none."
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return 1
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(0x0112, 1)
+    except Exception:  # Pillow raises many kinds for damaged EXIF data, of which no viewer takes notice
+        return 1
+
+# %% ../nbs/02b_formats.ipynb #0849dccb
+def _turned_back(record: dict, path: Path, size: tuple[int, int], shown: str) -> tuple[dict, list[dict]]:
+    "A LabelMe record with its points in the stored pixels of a photo that LabelMe showed upright, and a finding."
+    turn, stated = _orientation(path), (record.get("imageHeight"), record.get("imageWidth"))
+    if turn not in _TURNS or not (None in stated or stated == (size if turn == 3 else size[::-1])):
+        return record, []
+    shapes = []
+    for number, shape in enumerate(_field(record, "shapes", list, shown)):
+        where = f"{shown}, shape {number}"
+        if isinstance(shape, dict) and shape.get("shape_type") == "mask":
+            raise ValueError(f"{where}: its mask belongs to a photo that EXIF turns; save the photo upright and draw it again.")
+        if isinstance(shape, dict):
+            shape = {**shape, "points": [_TURNS[turn](x, y, size[1], size[0]) for x, y in _points(shape, where).tolist()]}
+        shapes.append(shape)
+    note = finding("warning", shown, -1, f"its photo is turned by EXIF (orientation {turn}); the points are turned back to the "
+                   "stored pixels", "save photos upright before they are labelled")
+    return {**record, "shapes": shapes, "imageHeight": size[0], "imageWidth": size[1]}, [note]
+
 # %% ../nbs/02b_formats.ipynb #e0d384be
 def _shape_mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     "(H, W) bool pixels of LabelMe's shape 'mask', a PNG in base 64 whose corner is the first point."
@@ -480,6 +516,7 @@ def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_s
         return shown
     name = _labelme_image(path, record, index)
     height, width = read_image_size(index.root / name, root=index.root)
+    record, notes = _turned_back(record, index.root / name, (height, width), shown)
     parts = {}
     for number, shape in enumerate(_field(record, "shapes", list, shown)):
         where = f"{shown}, shape {number}"
@@ -494,7 +531,7 @@ def _read_labelme_file(path: Path, index: ImageIndex, line_width: float, point_s
     return {"name": name, "width": width, "height": height, "rows": [_joined(rows) for rows in parts.values()],
             "split": folder_split(shown), "group": group if isinstance(group, str) else "",
             "pixel_size": np.nan if size is None else to_number(size, f"{shown}: pixel_size"),
-            "findings": [] if None in stated else _size_finding(name, "JSON", stated, (width, height))}
+            "findings": notes + ([] if None in stated else _size_finding(name, "JSON", stated, (width, height)))}
 
 # %% ../nbs/02b_formats.ipynb #f54d7435
 def read_labelme(
@@ -629,7 +666,9 @@ def labelme_to_masks(
             record, shown = read_json(path, root), relative_name(path, root)
             if not isinstance(record, dict) or "shapes" not in record:
                 continue
-            image = read_image(root / _labelme_image(path, record, index), root=root)
+            name = _labelme_image(path, record, index)
+            image = read_image(root / name, root=root)
+            record, _ = _turned_back(record, root / name, image.shape[:2], shown)
             labels, objects = _labelme_numbers(record, numbers, image.shape[:2], shown, line_width, point_size)
             target = place / f"{PurePosixPath(shown).with_suffix('')}_json"
             _save_masks(target, image, labels, objects)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from frcnn_nbdev.data import check_boxes, frcnn_boxes
 from frcnn_nbdev.formats import (
@@ -797,6 +797,43 @@ def test_labelme_export_has_one_numbering_and_reads_back(tmp_path):
     table = read_boxes(tmp_path / "out", min_area=1).set_index("classname")
     assert table.loc["ball", ["x1", "x2", "y1", "y2"]].tolist() == [35, 56, 10, 31]  # 45 ± 10 and 20 ± 10, ends included
     assert find_formats(tmp_path / "out") == ["ids"]
+
+
+@pytest.mark.parametrize("turn, stated", [(6, True), (8, True), (3, True), (6, False)])
+def test_points_on_a_photo_that_exif_turns_are_turned_back(tmp_path, turn, stated):
+    upright = np.zeros((60, 40, 3), np.uint8)
+    upright[8:24, 16:32] = 255  # whole blocks of JPEG, so that the edges stay sharp
+    upright[8:16, 16:24] = 128
+    stored = Image.fromarray(np.rot90(upright, {3: 2, 6: 1, 8: 3}[turn]))
+    exif = stored.getexif()
+    exif[0x0112] = turn
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    np.testing.assert_allclose(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")), upright, atol=12)
+    size = {"imageWidth": 40, "imageHeight": 60} if stated else {}
+    square = shape(shape_type="polygon", points=[[16, 8], [32, 8], [32, 24], [16, 24]])
+    put(tmp_path / "a.json", {"imagePath": "a.jpg", "shapes": [square, shape(label="FL", points=[[24, 16], [16, 8]])], **size})
+    table = read_boxes(tmp_path)
+    image = read_image(tmp_path / "a.jpg", grayscale=True)
+    for _, row in table.iterrows():
+        part = image[int(row.y1):int(row.y2), int(row.x1):int(row.x2)]
+        assert part.shape == {"AC": (16, 16), "FL": (8, 8)}[row.classname] and part.min() > 100 and (part.max() < 160) == (row.classname == "FL")
+    assert segmentation_mask(table.iloc[0], tmp_path)[image > 100].mean() > 0.9
+    assert [note["problem"][:29] for note in table.attrs["findings"]] == ["its photo is turned by EXIF ("]
+    labelme_to_masks(tmp_path, tmp_path / "out")
+    label = np.asarray(Image.open(tmp_path / "out" / "a_json" / "label.png"))
+    assert (label[image > 100] > 0).all() and label.shape == image.shape
+
+
+def test_points_that_fit_the_stored_photo_are_left(tmp_path):
+    picture = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    put(tmp_path / "a.json", {"imagePath": "a.jpg", "imageWidth": 60, "imageHeight": 40, "shapes": [shape()]})
+    assert read_boxes(tmp_path)[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX]
+    put(tmp_path / "a.json", {"imagePath": "a.jpg", "imageWidth": 40, "imageHeight": 60, "shapes": [MASK]})
+    with pytest.raises(ValueError, match="a.json, shape 0: its mask belongs to a photo that EXIF turns"):
+        read_boxes(tmp_path)
 
 
 def test_crowds_and_difficult_objects_are_said(tmp_path):
