@@ -260,21 +260,21 @@ def _gif(data: bytes, name: str) -> Image.Image:
 def read_image(
     path: str | Path,         # file of an image, or a LabelMe JSON with the image inside
     *,
-    grayscale: bool = False,  # one channel instead of three
+    grayscale: bool | None = False,  # one channel instead of three; None: as many as the file has
     root: Path | None = None, # messages name the file relative to this folder
 ) -> np.ndarray:              # uint8, (H, W, 3) RGB, or (H, W)
     "Decoded pixels as stored, without EXIF rotation. ValueError for a file that is not a whole image."
     data = image_bytes(path, root)
     if data[:3] == b"GIF":  # not every build of OpenCV reads it
         return np.array(_gif(data, relative_name(path, root)).convert("L" if grayscale else "RGB"))
-    flags = cv2.IMREAD_GRAYSCALE if grayscale else cv2.IMREAD_COLOR
+    flags = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR, None: cv2.IMREAD_ANYCOLOR}[grayscale]
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
         raise ValueError(f"{relative_name(path, root)}: not readable as an image; save it again or remove it.")
-    return image if grayscale else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 # %% ../nbs/02_labels.ipynb #546e9df0
 def read_image_size(
