@@ -78,7 +78,7 @@ from frcnn_nbdev.labels import (
     write_boxes_csv,
 )
 
-# %% ../nbs/02b_formats.ipynb #9404a746
+# %% ../nbs/02b_formats.ipynb #af8c12f9
 def _facts_by_filename(column: str, root: Path) -> dict[str, tuple[str, str]]:
     "Path of an image -> cell and its place, from all CSVs with both columns; training_set….csv speaks of training_set/."
     facts = {}
@@ -95,13 +95,13 @@ def _facts_by_filename(column: str, root: Path) -> dict[str, tuple[str, str]]:
                 facts[inside_folder(root, name, where, start="" if here == "." else here)] = cell, f"{where}: {column}"
     return facts
 
-# %% ../nbs/02b_formats.ipynb #e7286ae2
+# %% ../nbs/02b_formats.ipynb #49d0df29
 def _fact_of(facts: dict[str, tuple[str, str]], name: str) -> tuple[str, str]:
     "Cell and place of an image: of its path, or of the end of its path; empty texts when there is none."
     parts = PurePosixPath(name).parts
     return next((facts[end] for at in range(len(parts)) if (end := "/".join(parts[at:])) in facts), ("", ""))
 
-# %% ../nbs/02b_formats.ipynb #0393148e
+# %% ../nbs/02b_formats.ipynb #0e2110bb
 _HC18_FILES = ["*_Annotation.png", "*/*_Annotation.png", "*/*/*_Annotation.png"]
 
 # %% ../nbs/02b_formats.ipynb #ae1b1dd0
@@ -119,7 +119,7 @@ def _head_rows(pair: dict, sizes: dict, splits: dict, circumferences: dict, grou
                      pixel_size=to_number(size, size_place) if size else np.nan)
     return rows, findings
 
-# %% ../nbs/02b_formats.ipynb #8b7c25b2
+# %% ../nbs/02b_formats.ipynb #1516b69a
 def read_hc18(
     folder: str | Path,                  # holds NNN_HC.png and NNN_HC_Annotation.png, here or up to two levels below
     *,
@@ -161,7 +161,7 @@ def read_hc18(
         records, findings = records + rows, findings + notes
     return boxes_table(records, "hc18", findings)
 
-# %% ../nbs/02b_formats.ipynb #c098a564
+# %% ../nbs/02b_formats.ipynb #f4b41e71
 def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
     "Boxes and class names of one annotation."
     rows = []
@@ -177,7 +177,7 @@ def _voc_objects(root_element, shown: str, one_based: bool) -> list[dict]:
         rows.append(row)
     return rows
 
-# %% ../nbs/02b_formats.ipynb #71c40012
+# %% ../nbs/02b_formats.ipynb #a231c814
 def _voc_image(index: ImageIndex, xml: Path, filename: str, places: list[str]) -> str:
     "Name of the image of an annotation: the one with the name of the XML, or else the file that it names."
     shown, bare = relative_name(xml, index.root), PurePosixPath(filename.replace("\\", "/")).name
@@ -190,7 +190,7 @@ def _voc_image(index: ImageIndex, xml: Path, filename: str, places: list[str]) -
         inside_folder(index.root, filename, shown)  # raises: only the own image may be named by a path that leaves
     return index.find(beside or filename, shown, places=tuple(places))
 
-# %% ../nbs/02b_formats.ipynb #32e06d3a
+# %% ../nbs/02b_formats.ipynb #7079b363
 def _read_xml(xml: Path, root: Path):
     "Root element of an XML file without entities."
     shown, data = relative_name(xml, root), read_file(xml, root)
@@ -201,7 +201,7 @@ def _read_xml(xml: Path, root: Path):
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{shown}: not valid XML ({error}); export the annotation again.") from None
 
-# %% ../nbs/02b_formats.ipynb #c9891fe2
+# %% ../nbs/02b_formats.ipynb #4496c60a
 def _read_voc_file(xml: Path, index: ImageIndex, layout: tuple, one_based: bool) -> dict:
     "Name, size, objects and findings of one annotation. layout: from _voc_layout of its folder."
     root, shown, (base, below, places) = index.root, relative_name(xml, index.root), layout
@@ -220,7 +220,7 @@ def _read_voc_file(xml: Path, index: ImageIndex, layout: tuple, one_based: bool)
     return {"name": name, "width": width, "height": height, "listed": (base, posixpath.join(below, xml.stem)),
             "folder": folder_split(shown), "objects": _voc_objects(tree, shown, one_based), "findings": findings}
 
-# %% ../nbs/02b_formats.ipynb #0460c324
+# %% ../nbs/02b_formats.ipynb #40c4df00
 def _size_finding(name: str, what: str, stated: tuple, true: tuple) -> list[dict]:
     "A warning when a label file states another size than the image has; (width, height) both."
     if tuple(map(str, stated)) == tuple(map(str, true)):
@@ -228,7 +228,7 @@ def _size_finding(name: str, what: str, stated: tuple, true: tuple) -> list[dict
     return [finding("warning", name, -1, f"the {what} states {stated[0]}×{stated[1]} pixels, the image has "
                     f"{true[0]}×{true[1]}", "the size of the image is used")]
 
-# %% ../nbs/02b_formats.ipynb #2688104d
+# %% ../nbs/02b_formats.ipynb #50e8a5fa
 def _voc_splits(base: str, names: set[str], root: Path) -> dict[str, str]:
     "Annotation -> split from ImageSets/Main; trainval counts as train where there is no train.txt."
     lists = {path.stem.lower(): path for path in list_files(root, posixpath.join(base, "ImageSets/Main/*.txt"))}
@@ -246,11 +246,11 @@ def _voc_splits(base: str, names: set[str], root: Path) -> dict[str, str]:
                 raise ValueError(f"{shown}: {name} is also in {splits[name]}; keep it in one split.")
     return splits
 
-# %% ../nbs/02b_formats.ipynb #8ec348ae
+# %% ../nbs/02b_formats.ipynb #7ccdfa68
 _VOC_LABELS = {"annotations", "annotation", "xmls", "xml"}
 _VOC_IMAGES = {"jpegimages", "images", "image", "imgs", "img", "pngimages"}
 
-# %% ../nbs/02b_formats.ipynb #27416605
+# %% ../nbs/02b_formats.ipynb #2e1b0b64
 def _is_voc(path: Path) -> bool:
     "Whether an XML file begins like an annotation, or has the name of an image beside it."
     if any(path.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
@@ -258,14 +258,14 @@ def _is_voc(path: Path) -> bool:
     with open(path, "rb") as file:
         return re.search(rb"<annotation[\s>]", file.read(2**12)) is not None
 
-# %% ../nbs/02b_formats.ipynb #2d99e02d
+# %% ../nbs/02b_formats.ipynb #0aebad5d
 def _voc_files(root: Path) -> list[Path]:
     "XML files in folders called Annotations, up to three levels below; or those that lie beside their images."
     found = list_files(root, "*.xml", "*/*.xml", "*/*/*.xml", "*/*/*/*.xml")
     named = [path for path in found if set(relative_name(path.parent, root).lower().split("/")) & _VOC_LABELS]
     return named or [path for path in found if _is_voc(path)]
 
-# %% ../nbs/02b_formats.ipynb #851d8d37
+# %% ../nbs/02b_formats.ipynb #0841e184
 def _voc_layout(folder: str, root: Path) -> tuple[str, str, list[str]]:
     "For a folder of XML files: what holds Annotations, the way from there, and where the images may be."
     parts = [] if folder == "." else folder.split("/")
@@ -276,7 +276,7 @@ def _voc_layout(folder: str, root: Path) -> tuple[str, str, list[str]]:
     places = [posixpath.join(base, one, *end) for one in beside for end in ([below], [])]
     return base, below, [place.rstrip("/") for place in [*places, folder if parts else "", base, ""]]
 
-# %% ../nbs/02b_formats.ipynb #0bcf11da
+# %% ../nbs/02b_formats.ipynb #ea0c40a0
 def read_voc(
     folder: str | Path,                  # holds Annotations, JPEGImages and perhaps ImageSets/Main, or folders that do
     *,
@@ -627,7 +627,7 @@ def _save_masks(
     painted = np.where(labels[..., None] > 0, image // 2 + colors[labels % 256] // 2, image)
     Image.fromarray(painted.astype(np.uint8)).save(target / "label_viz.png")
 
-# %% ../nbs/02b_formats.ipynb #0e054b7e
+# %% ../nbs/02b_formats.ipynb #e27f3e92
 @contextlib.contextmanager
 def _new_folder(out: str | Path) -> Iterator[Path]:
     "A temporary folder beside out that becomes out when the block ends without an error."

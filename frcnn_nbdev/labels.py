@@ -67,7 +67,7 @@ def mask_contours(
     boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)]
     return np.array(sorted(boxes), np.int64).reshape(-1, 4)
 
-# %% ../nbs/02_labels.ipynb #df239abe
+# %% ../nbs/02_labels.ipynb #7a44f1a6
 def _areas(boxes: np.ndarray) -> np.ndarray:
     "(n,) areas of (n, 4) xyxy boxes."
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -94,7 +94,7 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MASK_SUFFIXES = IMAGE_SUFFIXES | {".gif"}  # some collections keep their masks as GIF
 
-# %% ../nbs/02_labels.ipynb #ecde6c34
+# %% ../nbs/02_labels.ipynb #6e76688f
 def boxes_table(
     records: list[dict] | pd.DataFrame,  # one per object; missing columns are filled
     format: str = "table",               # kept in attrs["format"]
@@ -114,7 +114,7 @@ def boxes_table(
     table.attrs = {"format": format, "findings": list(findings)}
     return table
 
-# %% ../nbs/02_labels.ipynb #333aecec
+# %% ../nbs/02_labels.ipynb #7b14c90a
 def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     "One line of the findings table; row is -1 when it concerns the whole file."
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
@@ -134,10 +134,10 @@ def group_of(
         return str(path.with_suffix(""))
     return next((part for part in match.groups() if part), match.group(0))
 
-# %% ../nbs/02_labels.ipynb #a33fde25
+# %% ../nbs/02_labels.ipynb #245d2680
 MAX_PIXELS = 2**28  # 268 million: the largest image that is decoded
 
-# %% ../nbs/02_labels.ipynb #491cc5a5
+# %% ../nbs/02_labels.ipynb #9203bf7d
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     "(height, width) from the first frame header of a JPEG, or None."
     at = 2
@@ -148,7 +148,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         at += 1 if marker == 0xFF else 2 + length
     return None
 
-# %% ../nbs/02_labels.ipynb #f3540a95
+# %% ../nbs/02_labels.ipynb #f39bec40
 def image_header(
     data: bytes,                  # the whole file, or its first 128 kB
 ) -> tuple[int, int] | None:      # (height, width), pixels
@@ -167,7 +167,7 @@ def image_header(
     except Exception:  # Pillow raises many kinds for a damaged header; all mean the same here
         return None
 
-# %% ../nbs/02_labels.ipynb #1929de13
+# %% ../nbs/02_labels.ipynb #ba4c1b2c
 def relative_name(
     path: str | Path,    # a file
     root: Path | None,   # the folder that is read
@@ -179,7 +179,7 @@ def relative_name(
     start = start if start.endswith("/") else f"{start}/"
     return name[len(start) :] if name.startswith(start) else name
 
-# %% ../nbs/02_labels.ipynb #5262d7cc
+# %% ../nbs/02_labels.ipynb #27827c96
 def read_file(
     path: str | Path,          # a file
     root: Path | None = None,  # messages name the file relative to this folder
@@ -199,7 +199,7 @@ def read_file(
         raise ValueError(f"{name}: the file is empty (0 bytes); copy it again or remove it.")
     return data
 
-# %% ../nbs/02_labels.ipynb #5b5aa7fb
+# %% ../nbs/02_labels.ipynb #86a66572
 def read_text(
     path: Path,
     root: Path | None,  # messages name the file relative to this folder
@@ -212,7 +212,7 @@ def read_text(
         raise ValueError(f"{relative_name(path, root)}: not a text file in UTF-8 (byte {error.start}); "
                          "save it as UTF-8.") from None
 
-# %% ../nbs/02_labels.ipynb #61d15951
+# %% ../nbs/02_labels.ipynb #01f0d5c3
 def check_image(
     data: bytes,  # the whole file
     name: str,    # how messages call it
@@ -228,7 +228,7 @@ def check_image(
     if cut:
         raise ValueError(f"{name}: the image is cut off before its end; copy it again or remove it.")
 
-# %% ../nbs/02_labels.ipynb #c88d2509
+# %% ../nbs/02_labels.ipynb #d88e74f2
 def image_bytes(
     path: str | Path,          # an image, or a LabelMe JSON with the image inside
     root: Path | None = None,  # messages name the file relative to this folder
@@ -256,7 +256,7 @@ def _gif(data: bytes, name: str) -> Image.Image:
         raise ValueError(f"{name}: this GIF is a film of {frames} pictures; save the one that is meant as PNG.")
     return picture
 
-# %% ../nbs/02_labels.ipynb #0d072c88
+# %% ../nbs/02_labels.ipynb #e6ff6c59
 def read_image(
     path: str | Path,         # file of an image, or a LabelMe JSON with the image inside
     *,
@@ -276,7 +276,7 @@ def read_image(
         raise ValueError(f"{relative_name(path, root)}: not readable as an image; save it again or remove it.")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-# %% ../nbs/02_labels.ipynb #546e9df0
+# %% ../nbs/02_labels.ipynb #e4b6b8b0
 def read_image_size(
     path: str | Path,          # file of an image, or a LabelMe JSON with the image inside
     *,
@@ -439,7 +439,7 @@ def check_classname(
         raise ValueError(f"{where}: the class {reprlib.repr(value)} has a control character; rename it.")
     return value
 
-# %% ../nbs/02_labels.ipynb #1c4c6cc8
+# %% ../nbs/02_labels.ipynb #bf17d8d7
 def refuse(
     error: Exception,       # its text: file or place, what is wrong; what to do
     problems: list | None,  # where findings are gathered, or None
@@ -452,7 +452,7 @@ def refuse(
     problem, _, fix = rest.rpartition("; ")
     problems.append(finding("error", name, -1, f"{where}: {problem}" if where else problem or rest, fix.rstrip(".")))
 
-# %% ../nbs/02_labels.ipynb #01114a06
+# %% ../nbs/02_labels.ipynb #91592a88
 def map_files(
     function,                      # called with one item
     items: list,
@@ -478,7 +478,7 @@ def map_files(
         refuse(error, problems)
     return [result for result in results if not isinstance(result, Exception)]
 
-# %% ../nbs/02_labels.ipynb #79656f0d
+# %% ../nbs/02_labels.ipynb #5426ccdc
 def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
     "stem -> path; two files that differ only in suffix cannot be told apart."
     found = {}
@@ -491,7 +491,7 @@ def _by_stem(paths: list[Path], root: Path) -> dict[str, Path]:
         found[path.stem] = path
     return found
 
-# %% ../nbs/02_labels.ipynb #5ce26db1
+# %% ../nbs/02_labels.ipynb #90a04f87
 def folder_split(
     name: str,  # path of an image or label file
 ) -> str:       # train, val, test or ""
@@ -502,7 +502,7 @@ def folder_split(
             return SPLIT_NAMES[match[1]]
     return ""
 
-# %% ../nbs/02_labels.ipynb #2ccf1f3c
+# %% ../nbs/02_labels.ipynb #9f11cea6
 def existing_folder(
     folder: str | Path,  # what the user named
 ) -> Path:
@@ -590,7 +590,7 @@ def pair_rows(
             for x1, y1, x2, y2 in pair["boxes"].tolist()]
     return rows or [{**base, "classname": ""}]
 
-# %% ../nbs/02_labels.ipynb #f9b80919
+# %% ../nbs/02_labels.ipynb #58d79522
 def split_name(
     text: str,   # a folder or cell: train, val, valid, validation or test, in any case
     where: str,  # file and place that messages name
@@ -612,7 +612,7 @@ def _image_facts(root: Path) -> dict[str, dict]:
     rows = facts.to_dict("records")
     return {key: row for row in rows for key in (row["name"], PurePosixPath(row["name"]).name)}
 
-# %% ../nbs/02_labels.ipynb #f94ca25d
+# %% ../nbs/02_labels.ipynb #a97bf4e8
 def _painted_pairs(root: Path, kind: str, problems: list | None) -> list[tuple[Path, Path]]:
     "Images of <class>/<split>/image with the files of the same name in <class>/<split>/<kind>."
     pairs = []
@@ -634,7 +634,7 @@ def _painted_pairs(root: Path, kind: str, problems: list | None) -> list[tuple[P
         raise FileNotFoundError(f"{root}: no files in <class>/<split>/{kind}; check the layout.")
     return pairs
 
-# %% ../nbs/02_labels.ipynb #32690f39
+# %% ../nbs/02_labels.ipynb #f94ca25d
 def _read_painted(
     folder, kind: str, to_mask, options: dict, allow_empty: bool, group_pattern: str, progress: bool, problems: list | None
 ):
@@ -933,7 +933,7 @@ def _column_names(columns: list[str], required: list[str]) -> list[str]:
             names[lower.index(known[0])] = column
     return names
 
-# %% ../nbs/02_labels.ipynb #69281242
+# %% ../nbs/02_labels.ipynb #8ae7b1d1
 def _parsed_csv(text: str, separator: str, rows: int | None, shown: str) -> tuple[pd.DataFrame, list[str]]:
     "Cells as text, and the header as it is written. ValueError when the rows are no table."
     try:
@@ -948,7 +948,7 @@ def _parsed_csv(text: str, separator: str, rows: int | None, shown: str) -> tupl
         raise ValueError(f"{shown}: not a table (the rows have more cells than the header); give every row the same columns.")
     return table.astype(object).fillna(""), header
 
-# %% ../nbs/02_labels.ipynb #39965578
+# %% ../nbs/02_labels.ipynb #69281242
 def read_csv_text(
     path: Path,
     required: list[str],  # columns that must be there

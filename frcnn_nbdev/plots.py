@@ -54,7 +54,7 @@ def alt(
     display(HTML(f'<figure style="margin:0"><img src="data:image/png;base64,{data}" '
                  f'alt="{html.escape(text)}" style="max-width:100%;height:auto">{below}</figure>'))
 
-# %% ../nbs/01_plots.ipynb #9a5b80a8
+# %% ../nbs/01_plots.ipynb #750a7c12
 _PIPELINE = {  # part -> (text, column, row)
     "image": ("image", 0, 0), "features": ("feature\nmap", 1, 0), "rpn": ("RPN", 2, 0), "nms": ("NMS", 3, 0),
     "roi_pool": ("RoI\npool", 4, 0), "head": ("head", 5, 0), "detections": ("boxes,\nscores", 6, 0),
@@ -64,7 +64,7 @@ _PIPELINE = {  # part -> (text, column, row)
 # The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/01_plots.ipynb #e2d28851
+# %% ../nbs/01_plots.ipynb #5c3499cd
 _STAGES = {  # stage -> (what goes in and out, parts that are lit)
     "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
     "plots": ("every picture is drawn here", []),
@@ -122,7 +122,7 @@ def _pipeline_arrows() -> list[tuple]:  # x1, y1, x2, y2 of each arrow
             (3.5 + wide, below, 5.5 - wide, below), (4.5, below, 4.5, above - high),   # targets → head loss, RoI pool
             *[(column + 0.5, 0.07, column + 0.5, below - high) for column in (2, 3, 6)]]  # from the line of the true boxes
 
-# %% ../nbs/01_plots.ipynb #95189eb4
+# %% ../nbs/01_plots.ipynb #138cc02d
 def pipeline_figure(
     stage: str | None = None,  # a stage like "nms" or "10_nms"; None: nothing is lit
 ) -> Figure:                   # 7 × 2 inches
@@ -187,7 +187,7 @@ def _boxes(
         raise ValueError(f"boxes have the shape {boxes.shape}; give (R, 4) with x1 y1 x2 y2.")
     return boxes
 
-# %% ../nbs/01_plots.ipynb #b7184e57
+# %% ../nbs/01_plots.ipynb #f81db8e7
 def _legend_lines(
     roles: Iterable[str],  # keys of STYLES
 ) -> list[Line2D]:         # one legend entry a role
@@ -195,7 +195,7 @@ def _legend_lines(
     return [Line2D([], [], label=role, color=STYLES[role]["color"], linestyle=STYLES[role]["linestyle"],
                    linewidth=STYLES[role]["linewidth"], marker=STYLES[role]["marker"]) for role in roles]
 
-# %% ../nbs/01_plots.ipynb #a3f3a5b8
+# %% ../nbs/01_plots.ipynb #333c56d1
 def box_legend(
     roles: Sequence[str] = tuple(STYLES),  # which roles to explain
     *,
@@ -589,7 +589,7 @@ def plot_recall(
     ax.legend(frameon=False, loc="lower left", handlelength=2.8)
     return _tidy(ax, title)
 
-# %% ../nbs/01_plots.ipynb #981afbc2
+# %% ../nbs/01_plots.ipynb #6f81127f
 def plot_proposal_recall(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],   # name → (numbers of proposals, recall at each)
     *,
@@ -951,7 +951,7 @@ def plot_bland_altman(
         ax.set_title(title, fontsize=11, pad=24 if several else 6)
     return ax
 
-# %% ../nbs/01_plots.ipynb #950a8a8c
+# %% ../nbs/01_plots.ipynb #fc2e39fc
 def plot_confusions(
     matrices: Mapping[str, np.ndarray],   # name of a run → counts, as plot_confusion takes them
     classes: Sequence[str],               # class names without background
@@ -965,7 +965,7 @@ def plot_confusions(
         plot_confusion(matrix, classes, ax=ax, title=textwrap.fill(name, 26))
     return fig
 
-# %% ../nbs/01_plots.ipynb #61475a61
+# %% ../nbs/01_plots.ipynb #1abf3881
 def plot_intervals(
     panels: Mapping[str, pd.DataFrame],   # what is shown → rows are names; columns value low high
     *,
@@ -989,7 +989,7 @@ def plot_intervals(
         ax.spines[["top", "right"]].set_visible(False)
     return fig
 
-# %% ../nbs/01_plots.ipynb #8961514c
+# %% ../nbs/01_plots.ipynb #3144d355
 def _ratio_bars(
     ax: Axes,
     rows: pd.DataFrame,               # of one candidate: candidate, ratio, low, high
@@ -1009,7 +1009,7 @@ def _ratio_bars(
             ax.plot([target] * 2, [y - width * 0.45, y + width * 0.45], color="black", linewidth=2.2)
             ax.plot(target, y - width * 0.45, marker="v", color="black", markersize=5)
 
-# %% ../nbs/01_plots.ipynb #596e9c96
+# %% ../nbs/01_plots.ipynb #8961514c
 def plot_ratios(
     table: pd.DataFrame,                          # columns case, candidate, ratio, low, high
     *,
