@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from frcnn_nbdev.data import check_boxes, frcnn_boxes
 from frcnn_nbdev.formats import (
@@ -83,6 +83,9 @@ def one(**changes):
     return {"id": 1, "image_id": 1, "category_id": 1, "bbox": XYWH, "iscrowd": 0, **changes}
 
 
+LINE = "0 0.291666667 0.325 0.416666667 0.35"
+
+
 def yolo(root, label="0 0.291666667 0.325 0.416666667 0.35\n", config="train: images\nnames: [AC]\n"):
     put(root / "images" / "a.png")
     put(root / "labels" / "a.txt", label)
@@ -105,6 +108,14 @@ def ids(root, value=3, name="a_mask.png"):
     mask = np.zeros((40, 60), np.uint8)
     mask[6:20, 5:30] = value
     put(root / "PedMasks" / name, cv2.imencode(Path(name).suffix, mask)[1].tobytes())
+
+
+def ids_gif(root, frames=1):
+    ids(root)
+    mask = Image.open(root / "PedMasks" / "a_mask.png")
+    more = [Image.fromarray(np.full((40, 60), at, np.uint8)) for at in range(1, frames)]
+    mask.save(root / "PedMasks" / "a_mask.gif", save_all=True, append_images=more)
+    (root / "PedMasks" / "a_mask.png").unlink()
 
 
 def color(root):
@@ -233,9 +244,12 @@ CASES = [
     ("labelme mask is a bomb", lambda r: labelme(r, {**MASK, "mask": base64.b64encode(png_header(60_000, 60_000)).decode()}),
      "a.json, shape 0, mask: 60000×60000"),
     ("labelme folder like a file", lambda r: (labelme(r), (r / "b.json").mkdir()), "b.json: this is a folder"),
+    ("labelme points", lambda r: labelme(r, shape(shape_type="points", points=[[10, 11], [25, 15]])), AC),
+    ("labelme UTF-16", lambda r: (labelme(r), put(r / "a.json", (r / "a.json").read_text().encode("utf-16"))), AC),
     ("labelme no shapes", lambda r: labelme(r, shapes=[]), [[np.nan] * 4 + [""]]),
     ("labelme image is a link out", lambda r: (labelme(r), link(r / "a.png", r.parent / "s.png")), "a.png is a link that leaves"),
     # COCO
+    ("coco bbox is empty", lambda r: coco(r, one(bbox=[], segmentation=[POLYGON])), AC),
     ("coco polygon without bbox", lambda r: coco(r, one(bbox=None, segmentation=[POLYGON])), AC),
     ("coco run lengths without bbox", lambda r: coco(r, one(bbox=None, segmentation=RLE)), AC),
     ("coco compressed run lengths", lambda r: coco(r, one(bbox=None, segmentation={
@@ -244,14 +258,24 @@ CASES = [
     ("coco run lengths negative", lambda r: coco(r, one(segmentation={"size": [40, 60], "counts": [-1, 2401]})), "its run lengths do not fill"),
     ("coco run lengths of a gigapixel", lambda r: coco(r, one(segmentation={"size": [10**6, 10**6], "counts": [10**12]})), "too many"),
     ("coco polygon of numbers", lambda r: coco(r, one(segmentation=[[1, 2, "3", 4, 5, 6]])), "annotation 0: a polygon is not a list"),
-    ("coco name with ..", lambda r: coco(r, images=[{"id": 1, "file_name": "../a.png"}]), "image 1: the name '../a.png' leaves the folder"),
-    ("coco name absolute", lambda r: coco(r, images=[{"id": 1, "file_name": "/a.png"}]), "image 1: the name '/a.png' leaves the folder"),
+    ("coco name with ..", lambda r: coco(r, images=[{"id": 1, "file_name": "../b.png"}]), "image 1: the name '../b.png' leaves the folder"),
+    ("coco name absolute", lambda r: coco(r, images=[{"id": 1, "file_name": "/etc/passwd"}]), "image 1: the name '/etc/passwd' leaves the folder"),
+    ("coco name of another computer that two images could be", lambda r: (coco(r, images=[{"id": 1, "file_name": "C:\\me\\b.png"}]),
+        put(r / "p/b.png"), put(r / "q/b.png")), "image 1: the name 'C:\\\\me\\\\b.png' leaves the folder"),
+    ("coco image of another computer is a link out", lambda r: (coco(r, images=[{"id": 1, "file_name": "/x/images/a.png"}]),
+        link(r / "images" / "a.png", r.parent / "s.png")), "images/a.png is a link that leaves"),
     ("coco image missing", lambda r: coco(r, images=[{"id": 1, "file_name": "z.png"}]),
      "annotations/instances_train.json, image 1: the image z.png is not below the folder"),
     ("coco image without size", lambda r: coco(r, images=[{"id": 1, "file_name": "a.png"}]), AC),
     ("coco size is a lie", lambda r: coco(r, images=[{"id": 1, "file_name": "a.png", "width": -5, "height": 1e9}]), AC),
     ("coco id twice", lambda r: coco(r, images=[{"id": 1, "file_name": "a.png"}] * 2), "the image id 1 is there twice"),
-    ("coco id is a text", lambda r: coco(r, images=[{"id": "1", "file_name": "a.png"}]), "image 0: the id is missing or no whole number"),
+    ("coco ids are texts", lambda r: coco(r, one(image_id="i", category_id="c"), images=[{"id": "i", "file_name": "a.png"}],
+        categories=[{"id": "c", "name": "AC"}]), AC),
+    ("coco ids are numbers here and texts there", lambda r: coco(r, one(image_id=1.0, category_id="1"), images=[{"id": "1", "file_name": "a.png"}]), AC),
+    ("coco id is a fraction", lambda r: coco(r, images=[{"id": 1.5, "file_name": "a.png"}]), "image 0: the id is missing or neither"),
+    ("coco id is true", lambda r: coco(r, images=[{"id": True, "file_name": "a.png"}]), "image 0: the id is missing or neither"),
+    ("coco crowd of run lengths with its box", lambda r: coco(r, one(iscrowd=1, segmentation=RLE)), AC),
+    ("coco in UTF-16", lambda r: (coco(r), put(r / "annotations/instances_train.json", (r / "annotations/instances_train.json").read_text().encode("utf-16"))), AC),
     ("coco unknown image", lambda r: coco(r, one(image_id=9)), "annotation 0: the image 9 is not in the list"),
     ("coco unknown category", lambda r: coco(r, one(category_id=9)), "annotation 0: the category 9 is not in the list"),
     ("coco unhashable category", lambda r: coco(r, one(category_id=[1])), "annotation 0: the category [1] is not in the list"),
@@ -284,6 +308,8 @@ CASES = [
     ("yolo train is nowhere", lambda r: yolo(r, config="train: none\nnames: [AC]\n"), "data.yaml, train: none is not below the folder"),
     ("yolo yaml runs a program", lambda r: yolo(r, config="names: !!python/object/apply:os.system ['true']\n"), "data.yaml, line 1: not valid YAML"),
     ("yolo yaml deep", lambda r: yolo(r, config="names: " + nested() + "\n"), "data.yaml: not valid YAML"),
+    ("yolo yaml numbers are texts", lambda r: yolo(r, config="train: images\nnames: {'0': AC}\n"), AC),
+    ("yolo label in UTF-16", lambda r: yolo(r, (LINE + "\r\n").encode("utf-16")), AC),
     ("yolo yaml name is no", lambda r: yolo(r, config="names: [no]\n"), "data.yaml, class 0: the class False is not a text"),
     ("yolo yaml names is a text", lambda r: yolo(r, config="names: AC\n"), "data.yaml: 'names' is missing"),
     ("yolo yaml aliases", lambda r: yolo(r, config="a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n"), "data.yaml, class 0: the class [["),
@@ -305,6 +331,12 @@ CASES = [
     ("ids as JPEG", lambda r: ids(r, name="a.jpg"), "PedMasks/a.jpg: JPEG changes the numbers"),
     ("ids white on black", lambda r: ids(r, value=255), [[*BOX, "object"]]),
     ("ids mask missing", lambda r: (ids(r), put(r / "PNGImages" / "b.png")), "PNGImages/b.png: its mask is missing in PedMasks"),
+    ("ids as GIF", lambda r: ids_gif(r), [[*BOX, "object"]]),
+    ("ids as GIF film", lambda r: ids_gif(r, frames=2), "PedMasks/a_mask.gif: this GIF is a film of 2 pictures"),
+    ("ids as GIF cut off", lambda r: (ids_gif(r), put(r / "PedMasks/a_mask.gif", (r / "PedMasks/a_mask.gif").read_bytes()[:40])),
+     "PedMasks/a_mask.gif: the image is cut off"),
+    ("ids as GIF of a gigapixel", lambda r: (ids_gif(r), put(r / "PedMasks/a_mask.gif", b"GIF89a" + b"\xff" * 4 + bytes(20) + b";")),
+     "PedMasks/a_mask.gif: 65535×65535 pixels"),
     ("ids without a class", lambda r: (ids(r, value=2), put(r / "classes.txt", "adult\n")), "PedMasks/a_mask.png: the value 2 has no class"),
     ("ids with classes", lambda r: (ids(r, value=1), put(r / "classes.txt", "_background_\r\nadult\r\n")), [[*BOX, "adult"]]),
     ("ids gigapixel", lambda r: (ids(r), put(r / "PedMasks" / "a_mask.png", png_header(40_000, 40_000))), "PedMasks/a_mask.png: 40000×40000"),
@@ -320,6 +352,15 @@ CASES = [
     # CSV
     ("csv latin-1", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,caf\xe9\n".encode("latin-1")), "boxes.csv: not a text file in UTF-8"),
     ("csv byte order mark and CRLF", lambda r: csv(r, b"\xef\xbb\xbfname,x1,x2,y1,y2,classname\r\na.png,5,30,6,20,AC\r\n"), AC),
+    ("csv UTF-16 of Excel", lambda r: csv(r, "name\tx1\tx2\ty1\ty2\tclassname\r\na.png\t5\t30\t6\t20\tAC\r\n".encode("utf-16")), AC),
+    ("csv UTF-16 cut off", lambda r: csv(r, "name,x1,x2,y1,y2,classname\n".encode("utf-16")[:-1]), "boxes.csv: not a text file in UTF-8"),
+    ("csv names of another computer", lambda r: csv(r, "name,x1,x2,y1,y2,classname\nC:\\data\\a.png,5,30,6,20,AC\n"), AC),
+    ("csv without a header", lambda r: csv(r, "a.png,5,30,6,20,AC\n"), "boxes.csv: the column 'name' is missing; the header must be"),
+    ("csv with empty rows at the end", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,AC\n,,,,,\n\n,,,,,\n"), AC),
+    ("csv with an empty row between", lambda r: csv(r, "name,x1,x2,y1,y2,classname\n,,,,,\na.png,5,30,6,20,AC\n"), "boxes.csv, row 1: the name '' is empty"),
+    ("one folder too high", lambda r: (put(r / "a" / "b.txt", ""), yolo(r / "export")), "no labels found here, but export holds labels (yolo); give that folder"),
+    ("csv, two of them", lambda r: (csv(r), (r / "boxes.csv").rename(r / "a.csv"), put(r / "b.csv", (r / "a.csv").read_text())),
+     "2 CSV files hold boxes (a.csv, b.csv); name the one to read"),
     ("csv column twice", lambda r: csv(r, "name,x1,x2,y1,y2,classname,x1\na.png,5,30,6,20,AC,9\n"), "boxes.csv: the column 'x1' is there twice"),
     ("csv rows longer than the header", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,30,6,20,AC,\n"), "boxes.csv: not a table (the rows"),
     ("csv 1e308", lambda r: csv(r, "name,x1,x2,y1,y2,classname\na.png,5,1e308,6,20,AC\n"), "boxes.csv, row 1: x2 is '1e308', which is larger"),
@@ -376,9 +417,6 @@ def coco_many(root, *files):
                           "categories": [{"id": 0, "name": "things"}, {"id": 1, "name": "AC"}]})
 
 
-LINE = "0 0.291666667 0.325 0.416666667 0.35"
-
-
 def yolo_many(root, pairs, line=LINE, **files):
     for image, label in pairs:
         put(root / image)
@@ -403,8 +441,15 @@ def voc_masks(root, kinds):
     put(root / "class_names.txt", "_background_\ncup\nAC")
     for kind in kinds:
         mask = np.zeros((40, 60), np.uint8)
-        mask[6:20, 5:30], mask[25:35, 5:30] = (2, 1) if kind == "SegmentationClass" else (1, 2)
+        mask[6:20, 5:30], mask[25:35, 5:30] = (2, 1) if "Class" in kind else (1, 2)
         put(root / kind / "a.png", cv2.imencode(".png", mask)[1].tobytes())
+
+
+def dataset_folder(root, names, text):
+    "What labelme_json_to_dataset writes for one image."
+    several(root, "img.png", "label_viz.png")
+    put(root / "label.png", cv2.imencode(".png", np.pad(np.ones((14, 25), np.uint8), ((6, 20), (5, 30))))[1].tobytes())
+    put(root / names, text)
 
 
 def solo_two_runs(root):
@@ -477,8 +522,24 @@ LAYOUTS = [  # what, how it is made, and the rows that are read: name, class, sp
         np.full((14, 25), 9, np.uint8), ((6, 20), (5, 30))))[1].tobytes())), [("images/train/a.png", "object", "train")]),
     ("LabelMe to VOC, objects", lambda r: voc_masks(r, ["SegmentationObject", "SegmentationClass"]), [("JPEGImages/a.png", "AC", ""), ("JPEGImages/a.png", "cup", "")]),
     ("LabelMe to VOC, classes", lambda r: voc_masks(r, ["SegmentationClass"]), [("JPEGImages/a.png", "cup", ""), ("JPEGImages/a.png", "AC", "")]),
+    ("labelme_json_to_dataset, names in info.yaml", lambda r: dataset_folder(r / "a_json", "info.yaml", "label_names:\n- _background_\n- AC\n"),
+     [("a_json/img.png", "AC", "")]),
+    ("labelme_json_to_dataset -o out", lambda r: dataset_folder(r / "out", "label_names.txt", "_background_\nAC\n"), [("out/img.png", "AC", "")]),
+    ("labelme_json_to_dataset, the folder itself", lambda r: dataset_folder(r, "label_names.txt", "_background_\nAC\n"), [("img.png", "AC", "")]),
+    ("pic and cv2_mask of a tutorial", lambda r: (ids(r), (r / "PNGImages").rename(r / "pic"), (r / "PedMasks").rename(r / "cv2_mask")), [("pic/a.png", "object", "")]),
+    ("labelme2voc of LabelMe 4", lambda r: (voc_masks(r, ["SegmentationObjectPNG", "SegmentationClassPNG"]), several(r, "SegmentationObjectVisualization/a.jpg"),
+        [put(r / f"Segmentation{kind}/a.npy", b"\x93NUMPY") for kind in ("Object", "Class")]), [("JPEGImages/a.png", "AC", ""), ("JPEGImages/a.png", "cup", "")]),
+    ("Penn-Fudan with its texts", lambda r: (ids(r), put(r / "Annotation/a.txt", "# Compatible with PASCAL"), put(r / "readme.txt", "x")), [("PNGImages/a.png", "object", "")]),
+    ("LVIS", lambda r: (put(r / "train2017/a.png"), put(r / "lvis_v1_val.json", {"categories": [{"id": 1, "name": "AC"}], "annotations": [one()], "images": [
+        {"id": 1, "coco_url": "http://images.cocodataset.org/train2017/a.png", "width": 60, "height": 40}]})), [("train2017/a.png", "AC", "val")]),
+    ("COCO of another computer", lambda r: (put(r / "val2017/a.png"), coco_many(r, ("annotations/instances_train.json", "train2017/a.png", "/home/me/coco/train2017/a.png"))),
+     [("train2017/a.png", "AC", "train")]),
     ("SOLO of two runs", solo_two_runs, [(f"{run}/sequence.0/step0.camera.png", "AC", "", f"{run}/sequence.0") for run in ("solo", "solo_1")]),
     ("CSV of Excel", lambda r: csv(r, b"\xef\xbb\xbfClassName;Note;Y2;Y1;X2;X1;Name\r\nAC;hello;20,0;6;30;5;a.png\r\n"), [("a.png", "AC", "")]),
+    ("Roboflow CSV", lambda r: [(put(r / s / "a.png"), put(r / s / "_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,60,40,AC,5,6,30,20\n"))
+        for s in ("train", "valid")], [("train/a.png", "AC", "train"), ("valid/a.png", "AC", "val")]),
+    ("CSV of another computer", lambda r: (several(r, "images/a.png", "old/a.png"), put(r / "labels.csv", "image_path,label,x_min,y_min,x_max,y_max\n"
+        "/home/me/images/a.png,AC,5,6,30,20\n")), [("images/a.png", "AC", "")]),
     ("CSV of TensorFlow", lambda r: csv(r, "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,60,40,AC,5,6,30,20\n"), [("a.png", "AC", "")]),
 ]
 
@@ -499,6 +560,7 @@ def test_folders_as_other_tools_write_them(tmp_path, make, rows):
     (lambda r: yolo(r, config="train: images\nval: valid/images\nnames: [AC]\n"), "images of val (valid/images) are not below"),
     (lambda r: yolo(r, config="train: images\nval: ../valid/images\nnames: [AC]\n"), "images of val (../valid/images) are not below"),
     (lambda r: yolo(r, config="train: images\nval: images\nnames: [AC]\n"), "1 images of val are also in train"),
+    (lambda r: coco(r, images=[{"id": 1, "file_name": "C:\\me\\images\\a.png"}]), "1 names of images lead out of the folder, like 'C:"),
     (lambda r: (put(r / "JPEGImages/b.png"), voc(r, filename="b.png")), "Annotations/a.xml names the image 'b.png'")])
 def test_what_is_not_read_of_a_folder_is_said(tmp_path, make, words):
     make(tmp_path)
@@ -735,6 +797,43 @@ def test_labelme_export_has_one_numbering_and_reads_back(tmp_path):
     table = read_boxes(tmp_path / "out", min_area=1).set_index("classname")
     assert table.loc["ball", ["x1", "x2", "y1", "y2"]].tolist() == [35, 56, 10, 31]  # 45 ± 10 and 20 ± 10, ends included
     assert find_formats(tmp_path / "out") == ["ids"]
+
+
+@pytest.mark.parametrize("turn, stated", [(6, True), (8, True), (3, True), (6, False)])
+def test_points_on_a_photo_that_exif_turns_are_turned_back(tmp_path, turn, stated):
+    upright = np.zeros((60, 40, 3), np.uint8)
+    upright[8:24, 16:32] = 255  # whole blocks of JPEG, so that the edges stay sharp
+    upright[8:16, 16:24] = 128
+    stored = Image.fromarray(np.rot90(upright, {3: 2, 6: 1, 8: 3}[turn]))
+    exif = stored.getexif()
+    exif[0x0112] = turn
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    np.testing.assert_allclose(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")), upright, atol=12)
+    size = {"imageWidth": 40, "imageHeight": 60} if stated else {}
+    square = shape(shape_type="polygon", points=[[16, 8], [32, 8], [32, 24], [16, 24]])
+    put(tmp_path / "a.json", {"imagePath": "a.jpg", "shapes": [square, shape(label="FL", points=[[24, 16], [16, 8]])], **size})
+    table = read_boxes(tmp_path)
+    image = read_image(tmp_path / "a.jpg", grayscale=True)
+    for _, row in table.iterrows():
+        part = image[int(row.y1):int(row.y2), int(row.x1):int(row.x2)]
+        assert part.shape == {"AC": (16, 16), "FL": (8, 8)}[row.classname] and part.min() > 100 and (part.max() < 160) == (row.classname == "FL")
+    assert segmentation_mask(table.iloc[0], tmp_path)[image > 100].mean() > 0.9
+    assert [note["problem"][:29] for note in table.attrs["findings"]] == ["its photo is turned by EXIF ("]
+    labelme_to_masks(tmp_path, tmp_path / "out")
+    label = np.asarray(Image.open(tmp_path / "out" / "a_json" / "label.png"))
+    assert (label[image > 100] > 0).all() and label.shape == image.shape
+
+
+def test_points_that_fit_the_stored_photo_are_left(tmp_path):
+    picture = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    put(tmp_path / "a.json", {"imagePath": "a.jpg", "imageWidth": 60, "imageHeight": 40, "shapes": [shape()]})
+    assert read_boxes(tmp_path)[["x1", "x2", "y1", "y2"]].to_numpy().tolist() == [BOX]
+    put(tmp_path / "a.json", {"imagePath": "a.jpg", "imageWidth": 40, "imageHeight": 60, "shapes": [MASK]})
+    with pytest.raises(ValueError, match="a.json, shape 0: its mask belongs to a photo that EXIF turns"):
+        read_boxes(tmp_path)
 
 
 def test_crowds_and_difficult_objects_are_said(tmp_path):
