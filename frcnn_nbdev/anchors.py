@@ -86,8 +86,10 @@ class AnchorGenerator(nn.Module):
         if not isinstance(aspect_ratios[0], (list, tuple)):
             aspect_ratios = (aspect_ratios,) * len(sizes)
         self.sizes, self.aspect_ratios = sizes, aspect_ratios
-        self.cell_anchors = make_level_anchors(sizes, aspect_ratios) if cell_anchors is None else cell_anchors
-        self._cache: dict = {}      # anchors by shapes, dtype and device: images of one size share them
+        if cell_anchors is None:
+            cell_anchors = make_level_anchors(sizes, aspect_ratios)
+        self.cell_anchors = cell_anchors
+        self._cache: dict = {}      # anchors by shapes, dtype and device
 
     def num_anchors_per_location(self) -> list[int]:   # A of each level
         "Number of anchors in a cell, level by level."
@@ -106,7 +108,7 @@ class AnchorGenerator(nn.Module):
             return self._cache[key]
         anchors = grid_level_anchors(self.cell_anchors, image_size, grid_sizes, dtype, device)
         if not torch.compiler.is_compiling():      # a compiler's tensors hold no numbers
-            if len(self._cache) > 64:      # a bound for data sets with an image size of their own each
+            if len(self._cache) > 64:      # a bound where every image has a size of its own
                 self._cache.clear()
             self._cache[key] = anchors
         return anchors
@@ -133,7 +135,7 @@ def size_iou(
 
 # %% ../nbs/06_anchors.ipynb #ab57f837
 def fit_anchors(
-    sizes: np.ndarray,     # (R, 2) width, height of the training boxes, pixels of the network's input
+    sizes: np.ndarray,     # (R, 2) width, height of training boxes, pixels of the input
     k: int,                # number of anchors
     seed: int = 0,
     iterations: int = 100,

@@ -39,7 +39,7 @@ def nms(
     iou_threshold: float,           # a box is dropped when its IoU with a better one is above this
     max_kept: int | None = None,    # stop after so many
 ) -> Tensor:                        # (K,) int64, kept boxes, best first
-    "Greedy non-maximum suppression. On a GPU and for up to 4 blocks it is torchvision's compiled kernel alone."
+    "Greedy non-maximum suppression; for few boxes and on a GPU torchvision's compiled kernel alone."
     if torch.compiler.is_exporting() or boxes.is_quantized:
         return torchvision.ops.nms(boxes, scores, iou_threshold)[:max_kept]
     kernel = torch.ops.torchvision.nms.default      # the same, without the wrapper around it
@@ -109,7 +109,7 @@ def select_proposals(
     nms_thresh: float,
     score_thresh: float = 0.0,                # lowest objectness
     min_size: float = 1e-3,                   # smallest side, pixels
-) -> tuple[list[Tensor], list[Tensor]]:       # per image (P, 4) proposals and (P,) objectness, best first
+) -> tuple[list[Tensor], list[Tensor]]:       # per image (P, 4) proposals, (P,) objectness
     "Top candidates of each level, decoded, clipped and thinned by NMS within their level."
     logits, boxes, level = top_candidates(objectness_logits, deltas, anchors, pre_nms_top_n)
     scores = logits.sigmoid()

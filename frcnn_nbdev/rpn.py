@@ -58,7 +58,8 @@ def anchors_of_levels(
     "Anchors of each level of maps, the same for every image of the batch."
     if hasattr(generator, "levels"):
         grids = [tuple(map(int, m.shape[-2:])) for m in maps]
-        return generator.levels(tuple(map(int, images.tensors.shape[-2:])), grids, dtype, maps[0].device)
+        size = tuple(map(int, images.tensors.shape[-2:]))
+        return generator.levels(size, grids, dtype, maps[0].device)
     anchors = generator(images, [m.to(dtype) for m in maps])[0]
     counts = [n * m[0, 0].numel() for n, m in zip(generator.num_anchors_per_location(), maps)]
     return list(anchors.split(counts))
@@ -70,7 +71,7 @@ def rows_of_levels(
     anchors: list[Tensor],     # per level (H · W · A, 4) xyxy, pixels
     dtype: torch.dtype,        # of the result
 ) -> tuple[list[Tensor], list[Tensor]]:   # per level (N, H · W · A) and (N, H · W · A, 4)
-    "Head output in the order of the anchors. Raises ValueError for a head with another number of them."
+    "Head output in the order of the anchors. Raises ValueError for another number of them."
     logits = [flatten_head_output(x, 1).squeeze(-1).to(dtype) for x in logits]
     deltas = [flatten_head_output(x, 4).to(dtype) for x in deltas]
     for level, (x, level_anchors) in enumerate(zip(logits, anchors)):
@@ -118,8 +119,8 @@ class RegionProposalNetwork(nn.Module):
         features: dict[str, Tensor],                       # level → (N, C, H, W)
         targets: list[dict[str, Tensor]] | None = None,    # per image: "boxes" (R, 4)
         *,
-        compute_losses: bool | None = None,                # None: when the module is in training mode
-        generator: torch.Generator | None = None,          # of the sampling; None: torch's default one
+        compute_losses: bool | None = None,                # None: when in training mode
+        generator: torch.Generator | None = None,          # of the sampling; None: torch's own
     ) -> tuple[list[Tensor], dict[str, Tensor]]:           # per image (P, 4) proposals; losses or {}
         "Proposals of each image and the losses `loss_objectness` and `loss_rpn_box_reg`."
         maps = list(features.values())
