@@ -9,11 +9,11 @@ __all__ = ['SMALLEST', 'PAGE_TEMPLATE', 'report_folder', 'report_names', 'report
            'open_data', 'open_splits', 'report_anchors', 'report_torchvision_model', 'report_model', 'best_anchor_ious',
            'torchvision_twin', 'training_facts', 'validation_metrics', 'train_model', 'predict_split', 'as_html',
            'sample_images', 'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence',
-           'side_by_side', 'with_contents', 'with_wide_figures', 'write_page', 'ReportError', 'unfinished',
-           'all_parameters', 'differing', 'holds_weights', 'failed_early', 'may_go_on', 'free_folder', 'named_folder',
-           'prepare_folder', 'open_folder', 'forget_processes', 'train_in_processes', 'CellEngine', 'cell_engine',
-           'execute_report', 'run_report', 'about', 'describe', 'shell_parameters', 'add_parameter_options',
-           'report_parser', 'run_as_asked', 'frcnn_report']
+           'side_by_side', 'with_contents', 'with_wide_figures', 'write_page', 'ReportError', 'ReportStopped',
+           'unfinished', 'all_parameters', 'differing', 'holds_weights', 'failed_early', 'may_go_on', 'free_folder',
+           'named_folder', 'prepare_folder', 'open_folder', 'forget_processes', 'train_in_processes', 'CellEngine',
+           'cell_engine', 'execute_report', 'run_report', 'about', 'describe', 'shell_parameters',
+           'add_parameter_options', 'report_parser', 'run_as_asked', 'frcnn_report']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 #| code-fold: true
@@ -691,6 +691,12 @@ def write_page(
 # %% ../nbs/19_reports.ipynb #b4bbf74e
 class ReportError(Exception):
     "A report that stopped, with the sentence that says why."
+    code = 1      # exit code of the command
+
+# %% ../nbs/19_reports.ipynb #a6702908
+class ReportStopped(ReportError):
+    "A report that somebody stopped by ^C."
+    code = 130      # what a shell says of a command that was interrupted: 128 + SIGINT
 
 # %% ../nbs/19_reports.ipynb #089b32e9
 def unfinished(
@@ -896,7 +902,7 @@ def execute_report(
             stdout_file=sys.stdout if progress else None, stderr_file=sys.stderr if progress else None)
     except KeyboardInterrupt:
         more = "; the same command goes on with it" if "resume" in declared_parameters(report) else ""
-        raise ReportError(f"stopped. What there is of the run is in {work}{more}") from None
+        raise ReportStopped(f"stopped. What there is of the run is in {work}{more}") from None
     except PapermillExecutionError as error:
         where = f". What there is of the run is in {work}" if any(work.iterdir()) else ""
         raise ReportError(f"{error.evalue.strip().rstrip('.')}{where}") from None
@@ -1045,7 +1051,7 @@ def frcnn_report(
         folder = run_as_asked(args)
     except (ValueError, OSError, ReportError) as error:
         print(f"frcnn_report: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "code", 1))
     if args.open:
         webbrowser.open((folder / "report.html").resolve().as_uri())
 
