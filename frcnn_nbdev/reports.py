@@ -645,7 +645,7 @@ nav.contents li { padding: .15rem 0; }
   main { padding: 0 .3rem; }
   .jp-Cell { padding: 2px !important; }
   figure.wide { overflow-x: auto; }
-  figure.wide img { max-width: none !important; width: 42rem; }
+  figure.wide img { max-width: none !important; min-width: 34rem; }
   figure.wide figcaption { position: sticky; left: 0; max-width: 92vw; }
 }
 </style>{% endblock html_head_css %}
@@ -665,7 +665,7 @@ def with_contents(
 # %% ../nbs/19_reports.ipynb #e3f8c152
 def with_wide_figures(
     page: str,       # HTML of nbconvert
-    limit: int = 560,      # pixels: wider figures do not shrink on a phone
+    limit: int = 440,      # pixels: wider figures do not shrink on a phone
 ) -> str:
     "The page with its wide figures marked; the keyboard reaches them, because they may scroll."
     def marked(figure):
