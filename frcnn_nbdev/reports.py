@@ -245,10 +245,10 @@ class Run:
         self.times["whole report"] = time.perf_counter() - self.started
         write_json(self.times, self.folder / "times.json")
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        if self.lock is not None:
+        write_json(metrics, self.folder / "metrics.json")
+        if self.lock is not None:      # whoever waits for it finds the numbers
             self.lock.release()
             Path(self.lock.lock_file).unlink(missing_ok=True)
-        write_json(metrics, self.folder / "metrics.json")
 
 # %% ../nbs/19_reports.ipynb #bf85e26b
 def environment() -> dict[str, object]:

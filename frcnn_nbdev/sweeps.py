@@ -105,7 +105,7 @@ def last_words(
 # %% ../nbs/19c_sweeps.ipynb #7b01586e
 def wait_for_orphan(
     place: Path,               # folder of a run, once it is finished
-    seconds: float = 30.0,     # for the page of a run whose numbers are there
+    seconds: float = 120.0,    # for the page of a run whose numbers are there
 ) -> None:
     "Wait for a living process that still works on a run: its sweep was killed, and it was not."
     work = unfinished(place)
