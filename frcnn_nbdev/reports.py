@@ -876,7 +876,7 @@ class CellEngine(NBClientEngine):
                 print(f"frcnn_report: cell {done + 1} of {number}: {headings[cell_index]}", file=sys.stderr, flush=True)
             return told(cell, cell_index, **options)
         nb_man.cell_start = cell_start
-        kwargs["extra_arguments"] = ["--log-level=ERROR"]      # a kernel of this machine warns that it talks to this machine
+        kwargs["extra_arguments"] = ["--log-level=CRITICAL"]      # a kernel of this machine warns that it talks to this machine
         return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
 # %% ../nbs/19_reports.ipynb #32b1c1ee
