@@ -10,7 +10,7 @@ __all__ = ['BACKBONE_NAMES', 'detector_names', 'check_model', 'new_convolution',
 
 # %% ../nbs/18_finetune.ipynb #dda382d4
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -40,13 +40,14 @@ def detector_names() -> list[str]:
 # %% ../nbs/18_finetune.ipynb #abd0045b
 def check_model(
     name: str,
-    known: list[str],     # the names there are
+    known: Sequence[str],     # the names there are
+    what: str = "model",      # what is named, for the message
 ) -> None:
-    "Raises ValueError, naming all models, for a name that is none of them."
+    "Raises ValueError, naming all there are, for a name that is none of them."
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"the model {name!r} is unknown{hint}: the ones there are: {', '.join(known)}")
+        raise ValueError(f"the {what} {name!r} is unknown{hint}: the ones there are: {', '.join(filter(None, known))}")
 
 # %% ../nbs/18_finetune.ipynb #ed779d4e
 def new_convolution(

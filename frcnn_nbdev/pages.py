@@ -126,8 +126,11 @@ def show_headline(
     "The headline numbers with their intervals."
     images = analysis.truth["name"].nunique()
     groups = analysis.truth["group"].nunique() if "group" in analysis.truth else images
-    as_html(analysis.intervals.rename_axis("number").reset_index(),
-            f"Headline numbers of {images} images of {groups} exams, with 95 % bootstrap intervals over exams")
+    caption = f"Headline numbers of {images} images of {groups} exams, with 95 % bootstrap intervals over exams"
+    if groups == 1:
+        caption = f"Headline numbers of {images} images of one exam, from which no interval can be drawn"
+    shown = analysis.intervals.assign(low=np.nan, high=np.nan) if groups == 1 else analysis.intervals
+    as_html(shown.rename_axis("number").reset_index(), caption)
 
 # %% ../nbs/19a_pages.ipynb #cd7767eb
 def show_curves(

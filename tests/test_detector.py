@@ -142,6 +142,35 @@ def test_frozen_normalisation_of_pretrained_weights_is_restored(tmp_path):
         torch.testing.assert_close(loaded.model([image]), model([image]), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_detector_of_torchvision_is_loaded_too(pretrained, tmp_path):
+    torch.manual_seed(0)
+    if pretrained:      # its normalisation is frozen: the file of the run has no counters of batches
+        torch.save(torchvision.models.mobilenet_v3_large(weights=None).state_dict(), tmp_path / "mobilenet.pth")
+    defaults = {p.name: p.default for p in reports.declared_parameters("train").values() if p.name != "out"}
+    params = defaults | {"model": "fasterrcnn_mobilenet_v3_large_320_fpn", "image_size": 96, "batch_size": 2,
+                         "weights": str(tmp_path / "mobilenet.pth") if pretrained else ""}
+    data = DetectionData(tmp_path, boxes_table([]), ("a", "b"), pd.DataFrame(), "none")
+    model = reports.report_model(reports.Run("train", tmp_path, params), data, np.array([[10.0, 20.0]])).eval()
+    (tmp_path / "mobilenet.pth").unlink(missing_ok=True)
+    save_weights(model, tmp_path / "model.safetensors")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    reports.write_json({"classes": ["a", "b"], "anchors": [[10.0, 20.0]]}, tmp_path / "model.json")
+    reports.write_json({}, tmp_path / "metrics.json")
+    loaded = Detector.load(tmp_path)
+    assert type(loaded.model) is torchvision.models.detection.FasterRCNN
+    image = torch.rand(3, 96, 96)
+    with torch.no_grad():
+        theirs, ours = model([image])[0], loaded.model([image])[0]
+    for name in ("boxes", "labels", "scores"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+    # An image of twice the size is made 96 pixels square by the data set, not 320 by torchvision's transform.
+    seen = []
+    loaded.model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    table = loaded.predict(np.full((192, 192, 3), 90, np.uint8))
+    assert seen == [(1, 3, 96, 96)] and set(table["classname"]) <= {"a", "b", ""}
+
+
 def test_the_evaluation_report_on_the_runs_own_data(tiny_run, tmp_path):
     run = reports.run_report("evaluate", {"checkpoint": str(tiny_run), "resamples": 1000}, tiny_run.parent / "evaluate", progress=False)
     ours, theirs = numbers(run), numbers(tiny_run)

@@ -80,7 +80,11 @@ def shell(tmp_path, monkeypatch, capfd):
     (["train", "-p", "epochs", "many"], "parameter 'epochs' is 'many' but must be of type int"),
     (["train", "-p", "epochs", "1.5"], "parameter 'epochs' is '1.5' but must be of type int"),
     (["train", "-p", "baseline", "perhaps"], "parameter 'baseline' is 'perhaps' but must be of type bool"),
-    (["train", "-f", "missing.yaml"], "missing.yaml"),
+    (["train", "-p", "epochs", "0"], "parameter 'epochs' is 0: give 1 or more"),
+    (["train", "-p", "resize", "longst"], "the resize 'longst' is unknown, did you mean 'longest'?"),
+    (["train", "-p", "lr", "nan"], "parameter 'lr' is nan"),
+    (["evaluate", "-p", "split", "tset"], "the split 'tset' is unknown, did you mean 'test'?"),
+    (["train", "-f", "missing.yaml"], "missing.yaml cannot be read (No such file or directory)"),
     (["train", "no/such/folder"], "no/such/folder"),
     (["train", "-p", "backbone", "resnet19", "-p", "phantom_train", "8"], "the backbone 'resnet19' is unknown"),
     (["train", "-p", "backbone", "squeezenet1_0", "-p", "weights", "none.safetensors", "-p", "phantom_train", "8"],
@@ -90,6 +94,31 @@ def test_bad_parameters(words, sentence, tmp_path, shell):
     code, last = shell(*words, "--name", str(tmp_path / "run"))
     assert code == 1 and last.startswith("frcnn_report:") and sentence in last
     assert not (tmp_path / "run").exists()
+
+
+def tiny_like(folder: Path) -> Path:
+    "The least that a comparison takes for a finished run."
+    run = folder / "run"
+    run.mkdir()
+    for name, text in (("metrics.json", "{}"), ("params.yaml", "lr: 1"), ("environment.json", '{"data": {"classes": ["a"]}}'),
+                       ("truth.csv", "name,x1,x2,y1,y2,classname\na.png,1,9,1,9,a\n"),
+                       ("predictions.csv", "name,x1,x2,y1,y2,classname,score\na.png,1,9,1,9,a,0.5\n")):
+        (run / name).write_text(text)
+    return run
+
+
+def test_mistyped_options_are_refused(shell):
+    code, last = shell("train", "--nam", "run")
+    assert code == 2 and "unrecognized arguments: --nam run" in last
+
+
+def test_a_report_that_failed_early_gives_its_name_back(tmp_path):
+    with pytest.raises(reports.ReportError, match=r"there is one run, .*: name at least two to compare\. What there is of the run is in"):
+        reports.run_report("compare", {"runs": str(tiny_like(tmp_path))}, tmp_path / "one", progress=False)
+    assert reports.failed_early(reports.unfinished(tmp_path / "one"))
+    assert reports.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one"
+    (reports.unfinished(tmp_path / "one") / "model.safetensors").write_bytes(b"hours of work")
+    assert reports.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one-2"
 
 
 def test_reports_and_their_parameters_are_listed(capsys):

@@ -1,6 +1,10 @@
 "Sweeps: finished runs stay, failed ones are tried again and listed; on threads and on a Dask cluster. A run made again."
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +60,41 @@ def test_a_folder_of_another_run_is_not_taken_for_finished(jobs, tmp_path):
     (place / "params.yaml").write_text(yaml.safe_dump({"lr": 9.0}))
     done = sweeps.run_job(jobs[0], str(tmp_path), 1)
     assert done.state == "failed" and "holds a run with another" in done.error and done.tries == 0
+
+
+@pytest.mark.parametrize("code, state, tries", [(reports.ReportStopped.code, "stopped", 1), (-signal.SIGINT, "stopped", 1), (1, "failed", 3), (-9, "failed", 3)])
+def test_what_was_stopped_is_not_tried_again(code, state, tries, jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps.subprocess, "run", lambda *words, **options: subprocess.CompletedProcess(words, code))
+    done = sweeps.run_job(jobs[0], str(tmp_path), 1, retries=2)
+    assert (done.state, done.tries) == (state, tries)
+
+
+def test_after_an_interruption_the_waiting_jobs_are_not_begun(jobs, tmp_path):
+    begun = []
+
+    def work(job, folder, threads, retries):
+        begun.append(job.name)
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.run_sweep(jobs, tmp_path, work=work, told=lambda line: None)
+    assert 1 <= len(begun) < len(jobs)
+
+
+def test_an_orphan_of_a_killed_sweep_is_waited_for(jobs, tmp_path):
+    place = tmp_path / jobs[0].name
+    work = reports.unfinished(place)
+    work.mkdir()
+    sweeps.wait_for_orphan(place)                   # nobody holds a lock
+    # A living process: it locks the folder, writes numbers and page, and gives the folder its name.
+    code = ("import pathlib, sys, time; from filelock import FileLock; work = pathlib.Path(sys.argv[1])\n"
+            "lock = FileLock(work / '.lock'); lock.acquire(); print('locked', flush=True); time.sleep(0.5)\n"
+            "(work / 'metrics.json').write_text('{}'); lock.release(); time.sleep(0.5); work.rename(sys.argv[2])")
+    orphan = subprocess.Popen([sys.executable, "-c", code, work, place], stdout=subprocess.PIPE, text=True)
+    assert orphan.stdout.readline() == "locked\n"
+    sweeps.wait_for_orphan(place)
+    assert (place / "metrics.json").is_file() and not (work / "metrics.json").exists()
+    orphan.communicate()
 
 
 def pretend(job, folder, threads, retries):
