@@ -4,6 +4,7 @@ nbdev's comments in the cells (`#| export`, `#| hide` …) say how a cell is sho
 Nothing is executed: the notebooks are committed with their outputs. Pages work from a folder, without a server and without a network.
 """
 import argparse
+import ast
 import importlib
 import inspect
 import re
@@ -63,6 +64,17 @@ def link_words(
     return "".join(part if i % 2 else re.sub(r"\b([Nn]otebook) (\d\d[a-z]?)\b", link, part) for i, part in enumerate(parts))
 
 
+def folded_name(
+    code: str,
+) -> str | None:    # None: it defines nothing
+    "What a folded cell is called: its first function or class with the first sentence said about it."
+    for node in ast.parse(code).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            words = (ast.get_docstring(node) or "").splitlines()
+            return f"{node.name}: {words[0]}" if words else node.name
+    return None
+
+
 def as_page(
     nb: nbformat.NotebookNode,
     name: str,                  # file name without .ipynb
@@ -85,8 +97,9 @@ def as_page(
             tags.add("remove-input")
         if said.get("code-fold") == "true":
             tags.add("hide-input")
-            cell.metadata["mystnb"] = {"code_prompt_show": said.get("code-summary", "Show the code"),
-                                       "code_prompt_hide": said.get("code-summary", "Hide the code")}
+        if "hide-input" in tags:
+            name = said.get("code-summary") or folded_name(code)
+            cell.metadata["mystnb"] = {"code_prompt_show": name or "Show the code", "code_prompt_hide": name or "Hide the code"}
         cell.source, cell.metadata["tags"] = code, sorted(tags)
         cells.append(cell)
     links = f'<p class="page-links"><a href="notebooks/{name}.ipynb" download>Open the notebook</a>'

@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from .formats import FORMATS, WRITERS, detect_format, read_boxes, write_boxes
+from .formats import FORMATS, WRITERS, detect_format, exif_orientation, read_boxes, write_boxes
 from .labels import BOX_COLUMNS, GROUP_PATTERN, finding, image_bytes, no_area, read_image, write_boxes_csv
 
 # %% ../nbs/04_data.ipynb #33696fde
@@ -237,26 +237,11 @@ def _thumbnail(gray: np.ndarray) -> bytes:
     "16×16 grey values."
     return cv2.resize(gray, (16, 16), interpolation=cv2.INTER_AREA).tobytes()
 
-# %% ../nbs/04_data.ipynb #4f5e8740
-def _exif_orientation(data: bytes) -> int:
-    "Orientation from 1 to 8 that a JPEG's EXIF data states; 1, upright, when it states none."
-    at = data.find(b"Exif\0\0", 0, 4096) if data[:2] == b"\xff\xd8" else -1
-    order = {b"II": "little", b"MM": "big"}.get(data[at + 6 : at + 8])
-    if at < 0 or order is None:
-        return 1
-    tiff = data[at + 6 :]
-    first = int.from_bytes(tiff[4:8], order)
-    for entry in range(int.from_bytes(tiff[first : first + 2], order)):
-        field = tiff[first + 2 + 12 * entry :][:12]
-        if int.from_bytes(field[:2], order) == 0x0112:       # the tag Orientation
-            return int.from_bytes(field[8:10], order)
-    return 1
-
 # %% ../nbs/04_data.ipynb #f9b3093c
 def _storage_notes(data: bytes) -> list[tuple[str, str]]:
     "(kind, sentence) for everything unusual in how an image file stores its pixels."
     notes = []
-    if (turn := _exif_orientation(data)) > 1:
+    if (turn := exif_orientation(data)) > 1:
         notes.append(("exif_rotation", f"EXIF says that viewers turn it (orientation {turn}); its pixels are read as stored"))
     png = data[:4] == b"\x89PNG"
     if png and data[25] == 3:

@@ -1077,9 +1077,11 @@ def read_boxes_csv(
         tables.append(_read_one_csv(file, split, folder if path.is_dir() else None))
         first = tables[-1]["name"].drop_duplicates()
         here = relative_name(file.parent, root) if path.is_dir() else ""
-        find = (lambda name, where, here=here: index.find(name, where, places=("", here), missing=problems is not None, moved=True)
-                if resolve else inside_folder(root, name, where))
-        places = {name: find(name, f"{shown}, row {row + 1}") for row, name in first.items()}
+        places = {}
+        for row, name in first.items():
+            where = f"{shown}, row {row + 1}"
+            places[name] = (index.find(name, where, places=("", here), missing=problems is not None, moved=True) if resolve
+                            else inside_folder(root, name, where))
         tables[-1]["name"] = tables[-1]["name"].map(places)
     table = pd.concat(tables, ignore_index=True)
     if resolve and "group" not in table:
