@@ -67,8 +67,11 @@ def link_words(
 def folded_name(
     code: str,
 ) -> str | None:    # None: it defines nothing
-    "What a folded cell is called: its first function or class with the first sentence said about it."
-    for node in ast.parse(code).body:
+    "What a folded cell is called: imports, or its first function or class with the first sentence said about it."
+    body = ast.parse(code).body
+    if body and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body):
+        return "Imports"
+    for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             words = (ast.get_docstring(node) or "").splitlines()
             return f"{node.name}: {words[0]}" if words else node.name
@@ -97,8 +100,9 @@ def as_page(
             tags.add("remove-input")
         if said.get("code-fold") == "true":
             tags.add("hide-input")
-        if "hide-input" in tags:
-            name = said.get("code-summary") or folded_name(code)
+        name = said.get("code-summary") or folded_name(code)
+        if "hide-input" in tags or name == "Imports":
+            tags.add("hide-input")
             cell.metadata["mystnb"] = {"code_prompt_show": name or "Show the code", "code_prompt_hide": name or "Hide the code"}
         cell.source, cell.metadata["tags"] = code, sorted(tags)
         cells.append(cell)

@@ -258,12 +258,13 @@ def _prepared(
 def _interval(
     samples: pd.DataFrame,  # (W,) rows, a column for every number
     confidence: float,      # coverage
+    groups: np.ndarray,     # number of each image's exam
 ) -> pd.DataFrame:          # rows are the columns of samples; low, high
-    "The middle part of the samples; NaN where a number is not defined in any."
+    "The middle part of the samples; NaN where a number is not defined in any, and for a single exam, which never varies."
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; give a number between 0 and 1, like 0.95.")
     ends = samples.quantile([(1 - confidence) / 2, (1 + confidence) / 2]).T
-    return ends.set_axis(["low", "high"], axis=1)
+    return ends.set_axis(["low", "high"], axis=1) * (1 if groups.max() > 0 else np.nan)
 
 # %% ../nbs/17b_errors.ipynb #9ab817e6
 def bootstrap_intervals(
@@ -278,9 +279,10 @@ def bootstrap_intervals(
 ) -> pd.DataFrame:                        # rows AP AP50 AP75 accuracy mean_iou; columns value low high
     "Percentile bootstrap intervals of the headline numbers; exams are drawn with replacement."
     matches, top = _prepared(truth, predictions, classes)
-    weights = resample_weights(group_numbers(truth, matches.images, group), resamples, seed)
+    groups = group_numbers(truth, matches.images, group)
+    weights = resample_weights(groups, resamples, seed)
     value = _headline(matches, top, np.ones((1, len(matches.images))))
-    ends = _interval(_headline(matches, top, weights), confidence)
+    ends = _interval(_headline(matches, top, weights), confidence, groups)
     return pd.concat([value.T.set_axis(["value"], axis=1), ends], axis=1)
 
 # %% ../nbs/17b_errors.ipynb #429fe8fd
@@ -316,7 +318,7 @@ def compare_models(
     one = np.ones((1, len(groups)))
     weights = resample_weights(groups, resamples, rng)
     value_a, value_b = _headline(a, top_a, one).iloc[0], _headline(b, top_b, one).iloc[0]
-    ends = _interval(_headline(b, top_b, weights) - _headline(a, top_a, weights), confidence)
+    ends = _interval(_headline(b, top_b, weights) - _headline(a, top_a, weights), confidence, groups)
 
     swap = rng.integers(0, 2, (resamples, groups.max() + 1))[:, groups]
     both, top = _stacked(a, b), pd.concat([top_a, top_b], ignore_index=True)

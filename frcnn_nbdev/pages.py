@@ -129,8 +129,7 @@ def show_headline(
     caption = f"Headline numbers of {images} images of {groups} exams, with 95 % bootstrap intervals over exams"
     if groups == 1:
         caption = f"Headline numbers of {images} images of one exam, from which no interval can be drawn"
-    shown = analysis.intervals.assign(low=np.nan, high=np.nan) if groups == 1 else analysis.intervals
-    as_html(shown.rename_axis("number").reset_index(), caption)
+    as_html(analysis.intervals.rename_axis("number").reset_index(), caption)
 
 # %% ../nbs/19a_pages.ipynb #cd7767eb
 def show_curves(

@@ -938,7 +938,7 @@ def plot_error_kinds(
     "What average precision would gain if one kind of error were mended, and how many there are."
     ax = _axes(ax, (4.8, 0.36 * len(gains) + 0.9))
     bars = ax.barh(list(gains.index), gains["gain"].fillna(0), color=_COLORS[0], height=0.65)
-    ax.bar_label(bars, [f"+{gain:.3f}  ({count:,.0f})" for gain, count in
+    ax.bar_label(bars, [f"{'undefined' if np.isnan(gain) else f'+{gain:.3f}'}  ({count:,.0f})" for gain, count in
                         zip(gains["gain"], gains["count"], strict=True)], padding=4, fontsize=10)
     ax.invert_yaxis()
     ax.margins(x=0.35)

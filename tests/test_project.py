@@ -121,7 +121,7 @@ def test_page_of_a_notebook(site):
     assert [cell.metadata["tags"] for cell in page.cells[1:]] == [["exported"], ["hide-input"], ["remove-input"]]
     assert page.cells[2].metadata["mystnb"]["code_prompt_show"] == "Solution 1"
     assert site.folded_name('x = 1\ndef f():\n    "Adds.\\n\\nMore."') == "f: Adds." and site.folded_name("class A: ...") == "A"
-    assert site.folded_name("x = 1") is None
+    assert site.folded_name("x = 1") is None and site.folded_name("import io\nfrom a import b") == "Imports"
     assert page.cells[0].source.startswith("# Title\n\n*Subtitle.*\n\n<p class") and "api/nms.html" in page.cells[0].source
     assert "See [notebook 08](08_rpn.ipynb), `notebook 08` and [notebook 08](x.ipynb)." in page.cells[0].source
     assert site.link_words("![a](../docs/static/a.png) [b](../setup.py)", {}) == f"![a](_static/a.png) [b]({site.FILES_URL}setup.py)"
