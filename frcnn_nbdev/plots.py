@@ -1084,7 +1084,7 @@ def _ratio_bars(
     "Bars of one candidate, with quartiles, numbers and targets."
     ax.barh(at, rows["ratio"], width * 0.9, label=rows["candidate"].iloc[0], color=_COLORS[number % len(_COLORS)],
             hatch=_HATCHES[number % len(_HATCHES)], edgecolor="white", linewidth=0,
-            xerr=(rows["ratio"] - rows["low"], rows["high"] - rows["ratio"]), ecolor="black", capsize=2)
+            xerr=np.stack([rows["ratio"] - rows["low"], rows["high"] - rows["ratio"]]), ecolor="black", capsize=2)
     for y, (_, row), target in zip(at, rows.iterrows(), targets, strict=True):
         ax.annotate(f"{row['ratio']:.2f}", (max(row["high"], target or 0), y), (6, 0), va="center", fontsize=9,
                     textcoords="offset points")
