@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -766,6 +766,16 @@ def _count_lines(table: pd.DataFrame) -> list[str]:
     return [f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images"
             for (split, classname), rows in boxed.groupby([splits, "classname"])]
 
+# %% ../nbs/04_data.ipynb #35a7d401
+def _exam_line(table: pd.DataFrame) -> str:
+    "How many exams the images belong to; a warning in words when no name tells it."
+    images = table.drop_duplicates("name")
+    alone = _groups(images) == [str(PurePosixPath(name).with_suffix("")) for name in images["name"]]
+    if len(images) > 1 and (alone | (_groups(images) == images["name"])).all():
+        return ("exams: no name tells the exam or patient, so every image counts as one of its own; "
+                "--group-pattern says where it stands in the name")
+    return f"exams: {_groups(images).nunique()}"
+
 # %% ../nbs/04_data.ipynb #51477f74
 def _pattern(text: str) -> str:
     "A regular expression, or argparse's error with a sentence."
@@ -846,7 +856,7 @@ def frcnn_boxes(
         table, root = _read_source(args)
         also = table.attrs.get("also", [])
         passed = f" (also here, not read: {', '.join(also)})" if also else ""
-        print("\n".join([f"format: {table.attrs['format']}{passed}", *_count_lines(table)]))
+        print("\n".join([f"format: {table.attrs['format']}{passed}", _exam_line(table), *_count_lines(table)]))
         if args.check or args.fix:
             table, code = _checked(args, table, root)
         else:
