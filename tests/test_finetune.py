@@ -14,7 +14,7 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import ssd, ssdlite
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
-from frcnn_nbdev import reports
+from frcnn_nbdev import reports, shell
 from frcnn_nbdev.batches import BoxesDataset, make_loader, predictions_table
 from frcnn_nbdev.data import load_boxes
 from frcnn_nbdev.evaluation import evaluate
@@ -235,7 +235,7 @@ TINY = dict(phantom_train=8, epochs=1, image_size=64, batch_size=4, rois=8, prop
     pytest.param("maskrcnn_resnet50_fpn", "phantom", marks=pytest.mark.slow)])
 def test_report_by_the_parameter_model(name, source, tmp_path):
     data, classes = (str(SAMPLE.parent / "homework"), 2) if source == "homework" else (source, 5)
-    run = reports.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
+    run = shell.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "accuracy", "mean_iou", "images"} <= set(metrics["test"])
     state = torchvision_detector(name, classes, weights=run / "model.safetensors", new_predictor=False).state_dict()
@@ -257,7 +257,7 @@ def test_real_weights_of_another_network_are_refused(real):
 ])
 def test_unknown_model_stops_before_anything_starts(params, sentence, tmp_path):
     with pytest.raises(ValueError, match="is unknown") as stopped:
-        reports.run_report("train", params, tmp_path / "run", progress=False)
+        shell.run_report("train", params, tmp_path / "run", progress=False)
     assert sentence in str(stopped.value) and not list(tmp_path.iterdir())
 
 
