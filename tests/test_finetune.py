@@ -244,6 +244,20 @@ def test_report_by_the_parameter_model(name, source, tmp_path):
     assert "Warning" not in page and name in page
 
 
+@pytest.mark.parametrize("name, stages, first_trained", [
+    ("ssd300_vgg16", 0, "features.0.weight"), ("ssd300_vgg16", 1, "features.5.weight"), ("ssd300_vgg16", 2, "features.10.weight"),
+    ("ssdlite320_mobilenet_v3_large", 1, "features.0.2."), ("retinanet_resnet50_fpn", 2, "body.layer2.0.conv1.weight")])
+def test_parameter_frozen_is_for_torchvisions_models_too(name, stages, first_trained, data, tmp_path, monkeypatch):
+    with torch.device("meta"):
+        model = get_model(name, weights=None, weights_backbone=None, num_classes=2)
+    params = {p.name: p.default for p in shell.declared_parameters("train").values()} | {"model": name, "frozen": stages}
+    (tmp_path / "environment.json").write_text("{}")
+    monkeypatch.setattr(reports, "fit", lambda *args, **options: None)      # what is frozen is asked here, not what is learned
+    reports.train_model(reports.Run("train", tmp_path, params), model, {s: BoxesDataset(data, s, image_size=32) for s in ("train", "val")})
+    trained = [key for key, p in model.backbone.named_parameters() if p.requires_grad]
+    assert next(key for key in trained if key.startswith(("features", "body"))).startswith(first_trained)
+
+
 def test_real_weights_of_another_network_are_refused(real):
     file = real / "weights" / "squeezenet1_0_imagenet.safetensors"
     p = dict(model=MOBILENET, backbone="small", weights=str(file), baseline=False, rois=8, proposals=20)

@@ -133,6 +133,25 @@ def test_reports_and_their_parameters_are_listed(capsys):
     assert "frcnn_report sweep" in capsys.readouterr().out
 
 
+def test_the_shell_answers_without_the_heavy_libraries(tmp_path):
+    code = ("import sys; from frcnn_nbdev.shell import frcnn_report, shell_parameters, report_parser\n"
+            "frcnn_report(['--list']); frcnn_report(['--help']); frcnn_report(['--help', 'train'])\n"
+            "shell_parameters(report_parser().parse_args(['evaluate', '-p', 'split', 'test', '-p', 'resamples', '9']))\n"
+            "print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded[0] == "loaded:" and {"frcnn_nbdev", "argparse", "yaml"} <= set(loaded)
+    heavy = {"torch", "torchvision", "accelerate", "sklearn", "skimage", "scipy", "matplotlib", "cv2", "numpy", "pandas",
+             "papermill", "nbconvert", "nbformat", "IPython"}
+    assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["shell", "reports"])
+def test_the_module_is_a_command(module, tmp_path):
+    done = subprocess.run([sys.executable, "-m", f"frcnn_nbdev.{module}", "train", "-p", "epoch", "3"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "has no parameter 'epoch': did you mean 'epochs'?" in done.stderr
+
+
 def test_the_shell_says_where_it_is_and_opens_the_page(tmp_path, monkeypatch, capfd):
     opened = []
     monkeypatch.setattr(shell.webbrowser, "open", opened.append)
@@ -250,7 +269,7 @@ def test_the_same_command_goes_on_after_kill_9_and_ctrl_c(tmp_path):
 def test_processes_of_torchrun_and_of_the_report_give_the_same(tmp_path):
     params = dict(TINY, epochs=1)
     words = [word for name, value in params.items() for word in ("-p", name, str(value))]
-    subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2", "-m", "frcnn_nbdev.reports", "train", *words,
+    subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2", "-m", "frcnn_nbdev.shell", "train", *words,
                     "--name", "shell"], cwd=tmp_path, check=True, capture_output=True)
     own = shell.run_report("train", dict(params, processes=2), tmp_path / "own", progress=False)
     assert yaml.safe_load((tmp_path / "runs" / "shell" / "params.yaml").read_text())["processes"] == 2
@@ -276,7 +295,7 @@ def test_wheel_imports_without_the_repository(tmp_path):
     code = ("import sys; sys.path.insert(0, 'site'); import frcnn_nbdev, pathlib, pkgutil, importlib\n"
             "names = [m.name for m in pkgutil.iter_modules(frcnn_nbdev.__path__) if not m.name.startswith('_')]\n"
             "[importlib.import_module('frcnn_nbdev.' + n) for n in names if n != 'report_notebooks']\n"
-            "from frcnn_nbdev.reports import report_names\n"
+            "from frcnn_nbdev.shell import report_names\n"
             "print(pathlib.Path(frcnn_nbdev.__file__).parents[1].name, len(names), report_names())")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
