@@ -35,7 +35,8 @@ from .labels import IMAGE_SUFFIXES, boxes_table, existing_folder, list_files, re
 from .formats import write_boxes
 from .phantom import write_phantom
 from .plots import paint_boxes
-from .reports import Run, check_parameters, data_fingerprint, declared_parameters, open_data, report_model
+from .reports import Run, data_fingerprint, open_data, report_model
+from .shell import check_parameters, declared_parameters
 from .training import check_device, predict
 
 # %% ../nbs/19b_detector.ipynb #0da1631f

@@ -27,8 +27,8 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from .reports import (ReportError, ReportStopped, Run, add_parameter_options, check_parameters, data_folder, declared_parameters,
-                                 named_folder, parse_value, run_report, shell_parameters, unfinished, write_json)
+from .shell import (ReportError, ReportStopped, add_parameter_options, check_parameters, declared_parameters, named_folder,
+                               parse_value, run_report, shell_parameters, unfinished, write_json)
 
 # %% ../nbs/19c_sweeps.ipynb #1d9c0779
 def parse_grid(
@@ -145,7 +145,7 @@ def run_job(
     Path(folder).mkdir(parents=True, exist_ok=True)
     settings = Path(folder) / f"{job.name}.yaml"
     settings.write_text(yaml.safe_dump(job.params), encoding="utf-8")
-    command = [sys.executable, "-c", "from frcnn_nbdev.reports import frcnn_report; frcnn_report()", job.report, "-f", str(settings),
+    command = [sys.executable, "-c", "from frcnn_nbdev.shell import frcnn_report; frcnn_report()", job.report, "-f", str(settings),
                "--name", str(place)]
     variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
     for attempt in range(1, retries + 2):
@@ -199,6 +199,7 @@ def prepare_data(
     folder: Path,            # of the sweep
 ) -> None:
     "Draw the phantom once before the runs that share it start at the same time."
+    from frcnn_nbdev.reports import Run, data_folder      # torch comes with it: not for `frcnn_report sweep --help`
     drawn = set()
     for job in jobs:
         declared = declared_parameters(job.report)

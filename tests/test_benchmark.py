@@ -4,14 +4,14 @@ import json
 import pandas as pd
 import pytest
 
-from frcnn_nbdev import benchmark, reports
+from frcnn_nbdev import benchmark, shell
 
 TINY = dict(quick=True, minutes=0.01, repetitions=1, nms_boxes="50")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return reports.run_report("benchmark", TINY, tmp_path_factory.mktemp("benchmark") / "tiny", progress=False)
+    return shell.run_report("benchmark", TINY, tmp_path_factory.mktemp("benchmark") / "tiny", progress=False)
 
 
 def test_the_run_folder_is_complete(tiny):
@@ -54,6 +54,6 @@ def test_metrics_hold_every_target_in_words(tiny):
     ("device", "tpu", "the device 'tpu' is unknown"),
 ])
 def test_bad_parameters(name, value, sentence, tmp_path):
-    with pytest.raises(reports.ReportError, match=sentence):
-        reports.run_report("benchmark", {**TINY, name: value}, tmp_path / "run", progress=False)
+    with pytest.raises(shell.ReportError, match=sentence):
+        shell.run_report("benchmark", {**TINY, name: value}, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ import torch
 import torchvision
 import yaml
 
-from frcnn_nbdev import compare, reports
+from frcnn_nbdev import compare, reports, shell
 from frcnn_nbdev.data import DetectionData
 from frcnn_nbdev.detector import Detector, ThreadedLoader
 from frcnn_nbdev.formats import read_boxes
@@ -125,7 +125,7 @@ def test_runs_that_are_not_whole(tiny_run, tmp_path):
 def test_frozen_normalisation_of_pretrained_weights_is_restored(tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
-    defaults = {p.name: p.default for p in reports.declared_parameters("train").values() if p.name != "out"}
+    defaults = {p.name: p.default for p in shell.declared_parameters("train").values() if p.name != "out"}
     params = defaults | {"backbone": "resnet18", "weights": str(tmp_path / "resnet18.pth"), "image_size": 64}
     data = DetectionData(tmp_path, boxes_table([]), ("a", "b"), pd.DataFrame(), "none")
     sizes = np.array([[10.0, 20.0], [30.0, 30.0]])
@@ -133,8 +133,8 @@ def test_frozen_normalisation_of_pretrained_weights_is_restored(tmp_path):
     (tmp_path / "resnet18.pth").unlink()                   # loading asks for no pretrained weights
     save_weights(model, tmp_path / "model.safetensors")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    reports.write_json({"classes": ["a", "b"], "anchors": sizes.tolist()}, tmp_path / "model.json")
-    reports.write_json({}, tmp_path / "metrics.json")
+    shell.write_json({"classes": ["a", "b"], "anchors": sizes.tolist()}, tmp_path / "model.json")
+    shell.write_json({}, tmp_path / "metrics.json")
     loaded = Detector.load(tmp_path)
     assert loaded.threshold == 0.5 and loaded.fingerprint is None
     image = torch.rand(3, 64, 64)
@@ -147,7 +147,7 @@ def test_a_detector_of_torchvision_is_loaded_too(pretrained, tmp_path):
     torch.manual_seed(0)
     if pretrained:      # its normalisation is frozen: the file of the run has no counters of batches
         torch.save(torchvision.models.mobilenet_v3_large(weights=None).state_dict(), tmp_path / "mobilenet.pth")
-    defaults = {p.name: p.default for p in reports.declared_parameters("train").values() if p.name != "out"}
+    defaults = {p.name: p.default for p in shell.declared_parameters("train").values() if p.name != "out"}
     params = defaults | {"model": "fasterrcnn_mobilenet_v3_large_320_fpn", "image_size": 96, "batch_size": 2,
                          "weights": str(tmp_path / "mobilenet.pth") if pretrained else ""}
     data = DetectionData(tmp_path, boxes_table([]), ("a", "b"), pd.DataFrame(), "none")
@@ -155,8 +155,8 @@ def test_a_detector_of_torchvision_is_loaded_too(pretrained, tmp_path):
     (tmp_path / "mobilenet.pth").unlink(missing_ok=True)
     save_weights(model, tmp_path / "model.safetensors")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    reports.write_json({"classes": ["a", "b"], "anchors": [[10.0, 20.0]]}, tmp_path / "model.json")
-    reports.write_json({}, tmp_path / "metrics.json")
+    shell.write_json({"classes": ["a", "b"], "anchors": [[10.0, 20.0]]}, tmp_path / "model.json")
+    shell.write_json({}, tmp_path / "metrics.json")
     loaded = Detector.load(tmp_path)
     assert type(loaded.model) is torchvision.models.detection.FasterRCNN
     image = torch.rand(3, 96, 96)
@@ -172,7 +172,7 @@ def test_a_detector_of_torchvision_is_loaded_too(pretrained, tmp_path):
 
 
 def test_the_evaluation_report_on_the_runs_own_data(tiny_run, tmp_path):
-    run = reports.run_report("evaluate", {"checkpoint": str(tiny_run), "resamples": 1000}, tiny_run.parent / "evaluate", progress=False)
+    run = shell.run_report("evaluate", {"checkpoint": str(tiny_run), "resamples": 1000}, tiny_run.parent / "evaluate", progress=False)
     ours, theirs = numbers(run), numbers(tiny_run)
     assert ours["test"] == theirs["test"] and ours["analysis"] == theirs["analysis"]
     figures = {path.stem for path in (run / "figures").iterdir()}
@@ -202,7 +202,7 @@ def test_the_prediction_report_on_a_video(tiny_run, phantom, tmp_path):
     for file in sorted(phantom.glob("*/test/image/*.png"))[:5]:
         writer.write(cv2.resize(cv2.imread(str(file)), (320, 160)))
     writer.release()
-    run = reports.run_report("predict", {"checkpoint": str(tiny_run), "data": str(tmp_path / "clip.avi"), "every": 2, "min_score": 0.06},
+    run = shell.run_report("predict", {"checkpoint": str(tiny_run), "data": str(tmp_path / "clip.avi"), "every": 2, "min_score": 0.06},
                              tmp_path / "run", progress=False)
     assert numbers(run)["images"] == 3 and (run / "video.mp4").stat().st_size > 0
     record = json.loads((run / "coco" / "annotations" / "instances.json").read_text())
@@ -218,7 +218,7 @@ def test_the_comparison_report(tiny_run, tmp_path):
     shutil.copytree(tiny_run, better)
     truth = read_boxes(better / "truth.csv", format="csv", resolve=False)
     truth[["name", "x1", "x2", "y1", "y2", "classname"]].assign(score=0.9).to_csv(better / "predictions.csv", index=False)
-    run = reports.run_report("compare", {"runs": f"{tiny_run},{better}", "resamples": 100}, tmp_path / "run", progress=False)
+    run = shell.run_report("compare", {"runs": f"{tiny_run},{better}", "resamples": 100}, tmp_path / "run", progress=False)
     found = numbers(run)
     assert list(found["runs"]) == ["better", "tiny"]          # JSON's keys are sorted
     assert found["runs"]["better"]["AP"]["value"] == 1 and found["runs"]["tiny"]["AP"]["value"] == round(numbers(tiny_run)["test"]["AP"], 6)

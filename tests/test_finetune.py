@@ -14,7 +14,7 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import ssd, ssdlite
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
-from frcnn_nbdev import reports
+from frcnn_nbdev import reports, shell
 from frcnn_nbdev.batches import BoxesDataset, make_loader, predictions_table
 from frcnn_nbdev.data import load_boxes
 from frcnn_nbdev.evaluation import evaluate
@@ -235,13 +235,27 @@ TINY = dict(phantom_train=8, epochs=1, image_size=64, batch_size=4, rois=8, prop
     pytest.param("maskrcnn_resnet50_fpn", "phantom", marks=pytest.mark.slow)])
 def test_report_by_the_parameter_model(name, source, tmp_path):
     data, classes = (str(SAMPLE.parent / "homework"), 2) if source == "homework" else (source, 5)
-    run = reports.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
+    run = shell.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "accuracy", "mean_iou", "images"} <= set(metrics["test"])
     state = torchvision_detector(name, classes, weights=run / "model.safetensors", new_predictor=False).state_dict()
     assert count_classes(state) == classes
     page = (run / "report.html").read_text()
     assert "Warning" not in page and name in page
+
+
+@pytest.mark.parametrize("name, stages, first_trained", [
+    ("ssd300_vgg16", 0, "features.0.weight"), ("ssd300_vgg16", 1, "features.5.weight"), ("ssd300_vgg16", 2, "features.10.weight"),
+    ("ssdlite320_mobilenet_v3_large", 1, "features.0.2."), ("retinanet_resnet50_fpn", 2, "body.layer2.0.conv1.weight")])
+def test_parameter_frozen_is_for_torchvisions_models_too(name, stages, first_trained, data, tmp_path, monkeypatch):
+    with torch.device("meta"):
+        model = get_model(name, weights=None, weights_backbone=None, num_classes=2)
+    params = {p.name: p.default for p in shell.declared_parameters("train").values()} | {"model": name, "frozen": stages}
+    (tmp_path / "environment.json").write_text("{}")
+    monkeypatch.setattr(reports, "fit", lambda *args, **options: None)      # what is frozen is asked here, not what is learned
+    reports.train_model(reports.Run("train", tmp_path, params), model, {s: BoxesDataset(data, s, image_size=32) for s in ("train", "val")})
+    trained = [key for key, p in model.backbone.named_parameters() if p.requires_grad]
+    assert next(key for key in trained if key.startswith(("features", "body"))).startswith(first_trained)
 
 
 def test_real_weights_of_another_network_are_refused(real):
@@ -257,7 +271,7 @@ def test_real_weights_of_another_network_are_refused(real):
 ])
 def test_unknown_model_stops_before_anything_starts(params, sentence, tmp_path):
     with pytest.raises(ValueError, match="is unknown") as stopped:
-        reports.run_report("train", params, tmp_path / "run", progress=False)
+        shell.run_report("train", params, tmp_path / "run", progress=False)
     assert sentence in str(stopped.value) and not list(tmp_path.iterdir())
 
 

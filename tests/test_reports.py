@@ -15,7 +15,7 @@ import papermill
 import pytest
 import yaml
 
-from frcnn_nbdev import reports
+from frcnn_nbdev import shell
 from frcnn_nbdev.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def test_a_run_folder_is_complete(tiny):
 
 
 def test_params_yaml_runs_as_is_and_gives_the_same_metrics(tiny, folder):
-    again = reports.run_report("train", yaml.safe_load((tiny / "params.yaml").read_text()), folder / "again", progress=False)
+    again = shell.run_report("train", yaml.safe_load((tiny / "params.yaml").read_text()), folder / "again", progress=False)
     assert (again / "metrics.json").read_bytes() == (tiny / "metrics.json").read_bytes()
 
 
@@ -63,13 +63,13 @@ def test_plain_papermill(folder):
 
 
 @pytest.fixture
-def shell(tmp_path, monkeypatch, capfd):
+def refused(tmp_path, monkeypatch, capfd):
     "Run the command in an empty folder; gives its exit code and the last line of its errors."
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as stopped:
-            reports.frcnn_report(list(words))
+            shell.frcnn_report(list(words))
         return stopped.value.code, capfd.readouterr().err.strip().splitlines()[-1]
     return run
 
@@ -90,8 +90,8 @@ def shell(tmp_path, monkeypatch, capfd):
     (["train", "-p", "backbone", "squeezenet1_0", "-p", "weights", "none.safetensors", "-p", "phantom_train", "8"],
      "weights file none.safetensors does not exist"),
 ])
-def test_bad_parameters(words, sentence, tmp_path, shell):
-    code, last = shell(*words, "--name", str(tmp_path / "run"))
+def test_bad_parameters(words, sentence, tmp_path, refused):
+    code, last = refused(*words, "--name", str(tmp_path / "run"))
     assert code == 1 and last.startswith("frcnn_report:") and sentence in last
     assert not (tmp_path / "run").exists()
 
@@ -107,37 +107,56 @@ def tiny_like(folder: Path) -> Path:
     return run
 
 
-def test_mistyped_options_are_refused(shell):
-    code, last = shell("train", "--nam", "run")
+def test_mistyped_options_are_refused(refused):
+    code, last = refused("train", "--nam", "run")
     assert code == 2 and "unrecognized arguments: --nam run" in last
 
 
 def test_a_report_that_failed_early_gives_its_name_back(tmp_path):
-    with pytest.raises(reports.ReportError, match=r"there is one run, .*: name at least two to compare\. What there is of the run is in"):
-        reports.run_report("compare", {"runs": str(tiny_like(tmp_path))}, tmp_path / "one", progress=False)
-    assert reports.failed_early(reports.unfinished(tmp_path / "one"))
-    assert reports.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one"
-    (reports.unfinished(tmp_path / "one") / "model.safetensors").write_bytes(b"hours of work")
-    assert reports.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one-2"
+    with pytest.raises(shell.ReportError, match=r"there is one run, .*: name at least two to compare\. What there is of the run is in"):
+        shell.run_report("compare", {"runs": str(tiny_like(tmp_path))}, tmp_path / "one", progress=False)
+    assert shell.failed_early(shell.unfinished(tmp_path / "one"))
+    assert shell.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one"
+    (shell.unfinished(tmp_path / "one") / "model.safetensors").write_bytes(b"hours of work")
+    assert shell.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one-2"
 
 
 def test_reports_and_their_parameters_are_listed(capsys):
-    reports.frcnn_report(["--list"])
+    shell.frcnn_report(["--list"])
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == reports.report_names() and all(line.endswith(".") for line in listed)
+    assert [line.split()[0] for line in listed] == shell.report_names() and all(line.endswith(".") for line in listed)
     for words in (["--help", "train"], ["train", "--help"], ["train", "--parameters"]):
-        reports.frcnn_report(words)
+        shell.frcnn_report(words)
         said = capsys.readouterr().out
         assert re.search(r"^  lr +float +0.0015 +highest learning rate$", said, re.M) and "  out " not in said
-    reports.frcnn_report(["--help"])
+    shell.frcnn_report(["--help"])
     assert "frcnn_report sweep" in capsys.readouterr().out
+
+
+def test_the_shell_answers_without_the_heavy_libraries(tmp_path):
+    code = ("import sys; from frcnn_nbdev.shell import frcnn_report, shell_parameters, report_parser\n"
+            "frcnn_report(['--list']); frcnn_report(['--help']); frcnn_report(['--help', 'train'])\n"
+            "shell_parameters(report_parser().parse_args(['evaluate', '-p', 'split', 'test', '-p', 'resamples', '9']))\n"
+            "print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded[0] == "loaded:" and {"frcnn_nbdev", "argparse", "yaml"} <= set(loaded)
+    heavy = {"torch", "torchvision", "accelerate", "sklearn", "skimage", "scipy", "matplotlib", "cv2", "numpy", "pandas",
+             "papermill", "nbconvert", "nbformat", "IPython"}
+    assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["shell", "reports"])
+def test_the_module_is_a_command(module, tmp_path):
+    done = subprocess.run([sys.executable, "-m", f"frcnn_nbdev.{module}", "train", "-p", "epoch", "3"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "has no parameter 'epoch': did you mean 'epochs'?" in done.stderr
 
 
 def test_the_shell_says_where_it_is_and_opens_the_page(tmp_path, monkeypatch, capfd):
     opened = []
-    monkeypatch.setattr(reports.webbrowser, "open", opened.append)
+    monkeypatch.setattr(shell.webbrowser, "open", opened.append)
     monkeypatch.chdir(tmp_path)
-    reports.frcnn_report(["dataset", "-p", "phantom_train", "8", "-p", "thumbnails", "1", "-p", "image_size", "64", "--name", "small", "--open"])
+    shell.frcnn_report(["dataset", "-p", "phantom_train", "8", "-p", "thumbnails", "1", "-p", "image_size", "64", "--name", "small", "--open"])
     said = capfd.readouterr()
     assert "frcnn_report: cell 3 of " in said.err and ": Images and objects" in said.err
     assert opened == [(tmp_path / "runs" / "small" / "report.html").as_uri()]
@@ -150,9 +169,9 @@ def test_the_installed_command(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_losses_that_explode_name_step_and_files(tmp_path, shell):
+def test_losses_that_explode_name_step_and_files(tmp_path, refused):
     params = [word for name, value in dict(TINY, lr=1e30, phantom_train=8).items() for word in ("-p", name, str(value))]
-    code, last = shell("train", *params, "--name", str(tmp_path / "run"))
+    code, last = refused("train", *params, "--name", str(tmp_path / "run"))
     assert code == 1 and "step" in last and "on the images" in last and ".png" in last
     assert not (tmp_path / "run").exists() and (tmp_path / "run.unfinished" / "report.ipynb").exists()
     assert not (tmp_path / "run.unfinished" / "metrics.json").exists()
@@ -161,9 +180,9 @@ def test_losses_that_explode_name_step_and_files(tmp_path, shell):
 def test_parameters_from_yaml_are_checked(tmp_path):
     (tmp_path / "p.yaml").write_text("lr: 1e-3\nbaseline: 'no'\n")      # both are texts in YAML 1.1
     args = type("Args", (), dict(report="train", file=str(tmp_path / "p.yaml"), data=None, pairs=[["epochs", "3"]]))
-    assert reports.shell_parameters(args) == {"lr": 1e-3, "baseline": False, "epochs": 3}
+    assert shell.shell_parameters(args) == {"lr": 1e-3, "baseline": False, "epochs": 3}
     with pytest.raises(ValueError, match="'epochs' is True"):
-        reports.check_parameters("train", {"epochs": True})
+        shell.check_parameters("train", {"epochs": True})
 
 
 def broken(kind: str, folder: Path) -> str:
@@ -182,10 +201,10 @@ def broken(kind: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["zero bytes", "no image", "no paint", "other size"])
-def test_bad_files_stop_the_report_before_training(kind, tmp_path, shell):
+def test_bad_files_stop_the_report_before_training(kind, tmp_path, refused):
     write_phantom(tmp_path / "data", images=(8, 4, 4), seed=1, progress=False)
     name = broken(kind, tmp_path / "data")
-    code, last = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"))
+    code, last = refused("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"))
     assert code == 1 and name in last and last.startswith("frcnn_report:")
     assert not (tmp_path / "run").exists()
 
@@ -193,7 +212,7 @@ def test_bad_files_stop_the_report_before_training(kind, tmp_path, shell):
 @pytest.mark.parametrize("row, sentence", [
     ("{},5,9999,5,60,AC", "outside"), ("{},5,x,5,60,AC", "row"), ("gone.png,5,50,5,60,AC", "gone.png"),
 ])
-def test_bad_boxes_stop_the_report(row, sentence, tmp_path, shell):
+def test_bad_boxes_stop_the_report(row, sentence, tmp_path, refused):
     (tmp_path / "data").mkdir()
     rng = np.random.default_rng(0)
     rows = ["name,x1,x2,y1,y2,classname"]
@@ -202,14 +221,14 @@ def test_bad_boxes_stop_the_report(row, sentence, tmp_path, shell):
         rows.append(f"{i}.png,5,50,5,60,AC")
     rows[3] = row.format("2.png")
     (tmp_path / "data" / "boxes.csv").write_text("\n".join(rows))
-    code, last = shell("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"))
+    code, last = refused("train", str(tmp_path / "data"), "--name", str(tmp_path / "run"))
     assert code == 1 and sentence in last
     assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_never_overwritten(tiny):
     with pytest.raises(ValueError, match="exists already"):
-        reports.run_report("train", TINY, tiny)
+        shell.run_report("train", TINY, tiny)
 
 
 LONG = dict(phantom_train=24, epochs=30, image_size=96, batch_size=4, rois=16, validate_every=10, checkpoint_seconds=0.2)
@@ -234,7 +253,7 @@ def interrupted(command: list, folder: Path, signal_number: int) -> str:
 def test_the_same_command_goes_on_after_kill_9_and_ctrl_c(tmp_path):
     words = [word for name, value in LONG.items() for word in ("-p", name, str(value))]
     command = [str(Path(sys.executable).parent / "frcnn_report"), "train", *words]
-    whole = reports.run_report("train", LONG, tmp_path / "whole", progress=False)
+    whole = shell.run_report("train", LONG, tmp_path / "whole", progress=False)
     interrupted(command, tmp_path, signal.SIGKILL)
     said = interrupted(command, tmp_path, signal.SIGINT)
     assert "going on with runs/train.unfinished" in said and "the same command goes on with it" in said
@@ -250,19 +269,19 @@ def test_the_same_command_goes_on_after_kill_9_and_ctrl_c(tmp_path):
 def test_processes_of_torchrun_and_of_the_report_give_the_same(tmp_path):
     params = dict(TINY, epochs=1)
     words = [word for name, value in params.items() for word in ("-p", name, str(value))]
-    subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2", "-m", "frcnn_nbdev.reports", "train", *words,
+    subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2", "-m", "frcnn_nbdev.shell", "train", *words,
                     "--name", "shell"], cwd=tmp_path, check=True, capture_output=True)
-    own = reports.run_report("train", dict(params, processes=2), tmp_path / "own", progress=False)
+    own = shell.run_report("train", dict(params, processes=2), tmp_path / "own", progress=False)
     assert yaml.safe_load((tmp_path / "runs" / "shell" / "params.yaml").read_text())["processes"] == 2
     assert (tmp_path / "runs" / "shell" / "metrics.json").read_bytes() == (own / "metrics.json").read_bytes()
 
 
 def test_other_parameters_do_not_go_on_in_a_named_folder(tmp_path):
-    work = reports.unfinished(tmp_path / "run")
+    work = shell.unfinished(tmp_path / "run")
     (work / "checkpoints").mkdir(parents=True)
-    (work / "params.yaml").write_text(yaml.safe_dump(reports.all_parameters("train", {"epochs": 3})))
+    (work / "params.yaml").write_text(yaml.safe_dump(shell.all_parameters("train", {"epochs": 3})))
     with pytest.raises(ValueError, match="with epochs 3 and not 4; with the same parameters it goes on"):
-        reports.run_report("train", {"epochs": 4}, tmp_path / "run", progress=False)
+        shell.run_report("train", {"epochs": 4}, tmp_path / "run", progress=False)
     assert (work / "checkpoints").exists()
 
 
@@ -276,7 +295,7 @@ def test_wheel_imports_without_the_repository(tmp_path):
     code = ("import sys; sys.path.insert(0, 'site'); import frcnn_nbdev, pathlib, pkgutil, importlib\n"
             "names = [m.name for m in pkgutil.iter_modules(frcnn_nbdev.__path__) if not m.name.startswith('_')]\n"
             "[importlib.import_module('frcnn_nbdev.' + n) for n in names if n != 'report_notebooks']\n"
-            "from frcnn_nbdev.reports import report_names\n"
+            "from frcnn_nbdev.shell import report_names\n"
             "print(pathlib.Path(frcnn_nbdev.__file__).parents[1].name, len(names), report_names())")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frcnn_nbdev import reports, sweeps
+from frcnn_nbdev import shell, sweeps
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SMALL = ["-p", "thumbnails", "1", "-p", "image_size", "64"]
@@ -27,7 +27,7 @@ def test_a_sweep_from_the_shell(tmp_path, monkeypatch, capfd):
     words = ["sweep", "dataset", *SMALL, "-g", f"data={SAMPLE},{tmp_path / 'gone'}", "--name", str(tmp_path / "grid"), "--retries", "0"]
     for state in ("finished", "found"):
         with pytest.raises(SystemExit) as stopped:
-            reports.frcnn_report(words)
+            shell.frcnn_report(words)
         said = capfd.readouterr()
         assert stopped.value.code == 1 and "1 of 2 runs failed: data=gone: the data folder" in said.err
         record = json.loads((tmp_path / "grid" / "sweep.json").read_text())["jobs"]
@@ -48,7 +48,7 @@ def test_a_sweep_from_the_shell(tmp_path, monkeypatch, capfd):
 def test_mistakes_are_named_before_anything_starts(words, sentence, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        reports.frcnn_report(words)
+        shell.frcnn_report(words)
     assert stopped.value.code == 1 and sentence in capfd.readouterr().err
     assert not list(tmp_path.rglob("*.yaml"))
 
@@ -62,7 +62,7 @@ def test_a_folder_of_another_run_is_not_taken_for_finished(jobs, tmp_path):
     assert done.state == "failed" and "holds a run with another" in done.error and done.tries == 0
 
 
-@pytest.mark.parametrize("code, state, tries", [(reports.ReportStopped.code, "stopped", 1), (-signal.SIGINT, "stopped", 1), (1, "failed", 3), (-9, "failed", 3)])
+@pytest.mark.parametrize("code, state, tries", [(shell.ReportStopped.code, "stopped", 1), (-signal.SIGINT, "stopped", 1), (1, "failed", 3), (-9, "failed", 3)])
 def test_what_was_stopped_is_not_tried_again(code, state, tries, jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps.subprocess, "run", lambda *words, **options: subprocess.CompletedProcess(words, code))
     done = sweeps.run_job(jobs[0], str(tmp_path), 1, retries=2)
@@ -83,7 +83,7 @@ def test_after_an_interruption_the_waiting_jobs_are_not_begun(jobs, tmp_path):
 
 def test_an_orphan_of_a_killed_sweep_is_waited_for(jobs, tmp_path):
     place = tmp_path / jobs[0].name
-    work = reports.unfinished(place)
+    work = shell.unfinished(place)
     work.mkdir()
     sweeps.wait_for_orphan(place)                   # nobody holds a lock
     # A living process: it locks the folder, writes numbers and page, and gives the folder its name.
@@ -130,10 +130,10 @@ def test_without_dask_the_extra_is_named(jobs, tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_not_the_same_again(tmp_path):
-    run = reports.run_report("dataset", {"data": str(SAMPLE), "thumbnails": 1, "image_size": 64}, tmp_path / "run", progress=False)
+    run = shell.run_report("dataset", {"data": str(SAMPLE), "thumbnails": 1, "image_size": 64}, tmp_path / "run", progress=False)
     numbers = json.loads((run / "metrics.json").read_text())
-    reports.write_json(numbers | {"boxes": 99}, run / "metrics.json")
+    shell.write_json(numbers | {"boxes": 99}, run / "metrics.json")
     facts = json.loads((run / "environment.json").read_text())
-    reports.write_json(facts | {"python": "2.7"}, run / "environment.json")
+    shell.write_json(facts | {"python": "2.7"}, run / "environment.json")
     metrics, surroundings = sweeps.verify_run(run)
     assert metrics == [("boxes", 99, numbers["boxes"])] and surroundings == [("python", "2.7", facts["python"])]
