@@ -21,7 +21,8 @@ def ellipse_circumference(
     return np.pi * np.hypot(width, height) / np.sqrt(2)
 
 # %% ../nbs/17c_biometry.ipynb #ff8b2a97
-MEASURES = {"AC": "circumference", "HC": "circumference", "FL": "length", "HUM": "length"}
+MEASURES = {"AC": "circumference", "HC": "circumference", "FL": "length", "HUM": "length",
+            "abdomen": "circumference", "head": "circumference", "femur": "length", "humerus": "length"}
 
 # %% ../nbs/17c_biometry.ipynb #14ad81c9
 def measure_boxes(
