@@ -54,6 +54,6 @@ def test_metrics_hold_every_target_in_words(tiny):
     ("device", "tpu", "the device 'tpu' is unknown"),
 ])
 def test_bad_parameters(name, value, sentence, tmp_path):
-    with pytest.raises(shell.ReportError, match=sentence):
+    with pytest.raises((ValueError, shell.ReportError), match=sentence):     # before it starts, or in its first cell
         shell.run_report("benchmark", {**TINY, name: value}, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
