@@ -61,7 +61,7 @@ export: $(STAMP)  ## notebooks -> library, then clean them
 	$(BIN)/nbdev_clean --fname reports
 
 notebooks: $(STAMP)  ## run every notebook in place, so that its outputs are fresh; then export
-	@set -e; for nb in $(NBS); do echo "== $$nb"; $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace $$nb; done
+	@set -e; for nb in $(NBS); do echo "== $$nb"; OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace $$nb; done
 	$(MAKE) export readme
 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
