@@ -4,21 +4,19 @@ One test image of each class, in the middle of its class by IoU: neither the bes
 import sys
 from pathlib import Path
 
-import pandas as pd
-
+from frcnn_nbdev.compare import read_finished
 from frcnn_nbdev.evaluation import top_detections
 from frcnn_nbdev.labels import read_image
 from frcnn_nbdev.plots import plot_detections
 
 
 def main(run: Path, data: Path) -> None:
-    truth, predictions = (pd.read_csv(run / f"{name}.csv", keep_default_na=False, na_values={column: "" for column in ("x1", "x2", "y1", "y2", "score")})
-                          for name in ("truth", "predictions"))
-    truth = truth[truth["split"] == "test"]
-    top = top_detections(truth, predictions).sort_values("iou")
+    finished = read_finished(run)
+    truth = finished.truth[finished.truth["split"] == "test"]
+    top = top_detections(truth, finished.predictions).sort_values("iou")
     names = [rows["name"].iloc[len(rows) // 2] for _, rows in top.groupby("gt_class")]
     images = {name: read_image(data / name, root=data) for name in names}
-    figure = plot_detections(images, truth, predictions, names, titles=[""] * len(names), top_only=True, columns=2, cell=4.4)
+    figure = plot_detections(images, truth, finished.predictions, names, titles=[""] * len(names), top_only=True, columns=2, cell=4.4)
     figure.savefig(Path(__file__).parent / "static" / "detections.png", dpi=110)
 
 

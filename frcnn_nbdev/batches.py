@@ -25,7 +25,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from .boxes import clip_boxes_to_image
+from .boxes import clip_boxes_to_image, remove_small_boxes
 from .data import SPLITS, DetectionData
 from .labels import BOX_COLUMNS, read_image
 
@@ -154,9 +154,8 @@ def _within(
 ) -> dict[str, Tensor]:
     "The objects that are still in the image, their boxes clipped to it."
     boxes = clip_boxes_to_image(inputs["boxes"], image.shape[-2:])
-    keep = (boxes[:, 2:] - boxes[:, :2] >= min_size).all(1)
-    inputs = inputs | {"boxes": boxes}
-    return inputs if keep.all() else {key: value[keep] for key, value in inputs.items()}
+    keep = remove_small_boxes(boxes, min_size)
+    return {key: value[keep] for key, value in (inputs | {"boxes": boxes}).items()}
 
 # %% ../nbs/04b_batches.ipynb #c3623a43
 def _detection_item(
@@ -241,7 +240,7 @@ class CachedImages(ResizedImages):
             self._cache[index] = image
         return image
 
-    def preload(self, progress: bool = False):
+    def preload(self, progress: bool = False) -> "CachedImages":
         "Fill the cache now, in threads; returns the data set."
         wanted = np.flatnonzero(self._kept).tolist()
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -295,10 +294,12 @@ class BoxesDataset(CachedImages):
 class ImageTransform(v2.Transform):
     "A transform of an image and its dict of boxes, labels and masks; subclasses give `make_params` and `transform`."
 
-    def forward(self, image, inputs: dict):
-        params = self.make_params([image])
-        changed = {key: self.transform(value, params) for key, value in inputs.items() if isinstance(value, tv_tensors.TVTensor)}
-        return self.transform(image, params), inputs | changed
+    def forward(self, image, *inputs):
+        if not (isinstance(image, tv_tensors.Image) and len(inputs) == 1 and isinstance(inputs[0], dict)):
+            return super().forward(image, *inputs)           # whatever else v2 takes: an image alone, a list, …
+        params, (target,) = self.make_params([image]), inputs
+        changed = {key: self.transform(value, params) for key, value in target.items() if isinstance(value, tv_tensors.TVTensor)}
+        return self.transform(image, params), target | changed
 
 # %% ../nbs/04b_batches.ipynb #51cca8fe
 class RandomFlip(ImageTransform):
@@ -341,7 +342,7 @@ class RandomZoomShift(ImageTransform):
         self.scale, self.shift = scale, shift
 
     def make_params(self, flat_inputs: list) -> dict:
-        height, width = flat_inputs[0].shape[-2:]
+        height, width = v2.functional.get_size(next(one for one in flat_inputs if isinstance(one, tv_tensors.Image)))
         drawn = torch.rand(3).tolist()
         factor = self.scale[0] + drawn[0] * (self.scale[1] - self.scale[0])
         shifts = [side * ((1 - factor) / 2 + self.shift * (2 * one - 1))

@@ -14,7 +14,6 @@ __all__ = ['ROI_SHAPES', 'LIBRARIES', 'CONFIGURATIONS', 'PRECISIONS', 'SPEED_TAR
            'judge_rest', 'Plan', 'make_plan', 'machine', 'nested', 'targets_of', 'metrics']
 
 # %% ../nbs/20_benchmark.ipynb #0a810406
-#| code-fold: true
 import copy
 import gc
 import math

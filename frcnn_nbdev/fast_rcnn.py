@@ -8,8 +8,6 @@ __all__ = ['PROPOSAL', 'relative_boxes', 'absolute_boxes', 'check_proposals', 'p
            'fastrcnn_vgg16_bn', 'compact_fast_rcnn']
 
 # %% ../nbs/15_fast_rcnn.ipynb #c6a35567
-#| code-fold: true
-#| code-summary: Imports
 from collections import OrderedDict
 from dataclasses import replace
 from enum import Enum

@@ -11,8 +11,6 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ImageList', 'scale_boxes', 'height_
            'fasterrcnn_vgg16']
 
 # %% ../nbs/14_faster_rcnn.ipynb #297748b8
-#| code-fold: true
-#| code-summary: Imports
 import re
 import warnings
 from collections import OrderedDict

@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 from tqdm import tqdm
 
@@ -823,11 +824,15 @@ def read_class_list(
     root: Path,
 ) -> dict[int, str]:  # number -> class; 0 is background
     "Numbers of the classes in a list; a first line that names the background counts as number 0."
-    names = [line for line in read_text(path, root).replace("\r\n", "\n").split("\n") if line.strip()]
-    if path.suffix == ".yaml":  # info.yaml of older versions of LabelMe: label_names: and a line "- name" for each
-        names = [line.strip()[2:].strip(" '\"") for line in names if line.strip().startswith("- ")]
+    text, shown = read_text(path, root), relative_name(path, root)
+    if path.suffix == ".yaml":  # info.yaml of older versions of LabelMe
+        try:
+            names = [str(name) for name in yaml.safe_load(text)["label_names"]]
+        except (yaml.YAMLError, TypeError, KeyError):
+            raise ValueError(f"{shown}: no list label_names is in it; export the labels again.") from None
+    else:
+        names = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
     first = 0 if names and names[0].strip("_ ").lower() == "background" else 1
-    shown = relative_name(path, root)
     return {first + at: check_classname(name, f"{shown}, line {at + 1}") for at, name in enumerate(names)}
 
 # %% ../nbs/02_labels.ipynb #b1131bbd

@@ -10,7 +10,6 @@ __all__ = ['keep_figure', 'Run', 'environment', 'settings_table', 'start_run', '
            'worst_first', 'headline', 'accuracy_sentence', 'side_by_side']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
-#| code-fold: true
 import copy
 import html
 import importlib.metadata
@@ -514,5 +513,5 @@ def side_by_side(
     return pd.DataFrame(rows)
 
 # %% ../nbs/19_reports.ipynb #4bd6b99c
-if __name__ == "__main__" and "__file__" in globals():      # python -m frcnn_nbdev.reports, as before the shell had a module of its own
+if __name__ == "__main__" and "__file__" in globals():      # python -m frcnn_nbdev.reports is the same command
     frcnn_report()

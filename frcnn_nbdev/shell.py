@@ -11,7 +11,6 @@ __all__ = ['SMALLEST', 'PAGE_TEMPLATE', 'report_folder', 'report_names', 'report
            'describe', 'shell_parameters', 'add_parameter_options', 'report_parser', 'run_as_asked', 'frcnn_report']
 
 # %% ../nbs/19e_shell.ipynb #dafd2469
-#| code-fold: true
 import argparse
 import ast
 import base64
@@ -300,7 +299,6 @@ def open_folder(
     return prepare_folder(unfinished(out), goes_on, anew=not resume), out
 
 # %% ../nbs/19e_shell.ipynb #5d337246
-#| code-fold: true
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {% block input_group %}

@@ -27,8 +27,19 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from .shell import (ReportError, ReportStopped, add_parameter_options, check_parameters, declared_parameters, named_folder,
-                               parse_value, run_report, shell_parameters, unfinished, write_json)
+from frcnn_nbdev.shell import (
+    ReportError,
+    ReportStopped,
+    add_parameter_options,
+    check_parameters,
+    declared_parameters,
+    named_folder,
+    parse_value,
+    run_report,
+    shell_parameters,
+    unfinished,
+    write_json,
+)
 
 # %% ../nbs/19c_sweeps.ipynb #1d9c0779
 def parse_grid(

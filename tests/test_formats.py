@@ -331,6 +331,8 @@ CASES = [
     ("ids as JPEG", lambda r: ids(r, name="a.jpg"), "PedMasks/a.jpg: JPEG changes the numbers"),
     ("ids white on black", lambda r: ids(r, value=255), [[*BOX, "object"]]),
     ("ids mask missing", lambda r: (ids(r), put(r / "PNGImages" / "b.png")), "PNGImages/b.png: its mask is missing in PedMasks"),
+    ("info.yaml is damaged", lambda r: dataset_folder(r / "a_json", "info.yaml", "label_names: ["), "a_json/info.yaml: no list label_names is in it"),
+    ("info.yaml without names", lambda r: dataset_folder(r / "a_json", "info.yaml", "names: [AC]"), "a_json/info.yaml: no list label_names is in it"),
     ("ids as GIF", lambda r: ids_gif(r), [[*BOX, "object"]]),
     ("ids as GIF film", lambda r: ids_gif(r, frames=2), "PedMasks/a_mask.gif: this GIF is a film of 2 pictures"),
     ("ids as GIF cut off", lambda r: (ids_gif(r), put(r / "PedMasks/a_mask.gif", (r / "PedMasks/a_mask.gif").read_bytes()[:40])),
