@@ -8,32 +8,46 @@ UV     := $(shell command -v uv 2>/dev/null)
 NBS    := $(sort $(wildcard nbs/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help env report test test-slow test-notebooks test-python lint lab notebooks export readme site clean
+.PHONY: help env constraints report test test-slow test-notebooks test-python lint lab notebooks export readme site clean
+
+# `make env` installs the versions that the tests passed with; `make env LATEST=1` takes the newest that settings.ini allows.
+LATEST ?=
+PINNED := $(if $(LATEST),,-c constraints.txt)
+PARTS  := lint test-notebooks test-python
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 
-env: $(STAMP)  ## make the environment in .venv (uv when present, pip otherwise)
+env: $(STAMP)  ## make the environment in .venv (uv when present, pip otherwise); LATEST=1: newest versions, not the tested ones
 
-$(STAMP): settings.ini setup.py pyproject.toml
+ifneq ($(LATEST),)
+.PHONY: $(STAMP)
+endif
+$(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "$(PYTHON) is older than 3.10: name a newer one, as in \`make PYTHON=python3.12 env\`."; exit 1; }
 ifneq ($(UV),)
 	@echo "== environment: uv installs into $(VENV) (PyTorch is large: minutes)"
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
-	$(UV) pip install --python $(BIN)/python -e '.[dev]'
+	$(UV) pip install --python $(BIN)/python $(if $(LATEST),--upgrade) $(PINNED) -e '.[dev]'
 else
 	@echo "== environment: pip installs into $(VENV) (PyTorch is large: minutes)"
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install $(if $(LATEST),--upgrade --upgrade-strategy eager) $(PINNED) -e '.[dev]'
 endif
 	@touch $@
 	@echo "== environment ready: $(VENV)"
 
+constraints: $(STAMP)  ## renew constraints.txt: the newest versions for every system and Python; `make test` with them before you commit
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version $(shell sed -n 's/^min_python = //p' settings.ini) --all-extras --no-annotate --no-header setup.py -o constraints.txt
+
 report: $(STAMP)  ## make the data, train on it and write the report; PARAMS="-p epochs 3" reaches it
 	$(BIN)/frcnn_report train $(PARAMS)
 
-test: lint test-notebooks test-python  ## every check: ruff, every notebook, every test
+test: $(STAMP)  ## every check: ruff, every notebook, every test; all run, also when one fails
+	@failed=; for part in $(PARTS); do $(MAKE) --no-print-directory LATEST= $$part || failed="$$failed $$part"; done; \
+	  for part in $$failed; do echo "== FAILED: $$part; run just that again by \`make $$part\`"; done; test -z "$$failed"
 	@echo "== all tests passed; the tested library is $(CURDIR)/frcnn_nbdev"
 
 lint: $(STAMP)
@@ -70,7 +84,7 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb
 
 $(VENV)/.site: $(STAMP)
 	@echo "== environment: what the site is built with"
-	$(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) -e '.[docs]'
+	$(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) $(PINNED) -e '.[docs]'
 	@touch $@
 
 build/examples/%: $(STAMP)

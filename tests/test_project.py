@@ -89,6 +89,26 @@ def test_links_of_the_readme_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+def prose() -> dict[str, str]:
+    "Text of every page: the README and its kind whole, of notebooks what is not code."
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", *(ROOT / "docs" / "pages").glob("*.md")]
+    texts = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in pages}
+    return texts | {path.relative_to(ROOT).as_posix(): "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+                    for path in NOTEBOOKS + REPORTS}
+
+
+def missing_files(text: str) -> list[str]:
+    "Files of the repository that a text names and that are not there; NAME and NN stand for a name, runs are made."
+    named = re.findall(r"(?<![\w/.])(?:(?:nbs|tests|docs|data|reports|frcnn_nbdev)/[\w./-]*\w|test_\w+\.py)", text)
+    return [name for name in named if not re.search(r"NAME|NN|/runs", name)
+            and not any((ROOT / place / name).exists() for place in ("", "tests"))]
+
+
+def test_files_named_in_prose_exist():
+    assert missing_files("`tests/test_conformance.py`, test_nothing.py, nbs/00_boxes.ipynb") == ["tests/test_conformance.py", "test_nothing.py"]
+    assert {page: missing for page, text in prose().items() if (missing := missing_files(text))} == {}
+
+
 def test_there_are_reports():
     assert "train" in [p.stem for p in REPORTS]
 
