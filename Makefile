@@ -8,12 +8,15 @@ UV     := $(shell command -v uv 2>/dev/null)
 NBS    := $(sort $(wildcard nbs/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help env constraints report test test-slow test-notebooks test-python lint lab notebooks export readme site clean
+.PHONY: help env constraints report test test-slow test-notebooks test-python lint lab notebooks export readme site clean $(NBS:%=%.test)
 
 # `make env` installs the versions that the tests passed with; `make env LATEST=1` takes the newest that settings.ini allows.
 LATEST ?=
 PINNED := $(if $(LATEST),,-c constraints.txt)
-PARTS  := lint test-notebooks test-python
+JOBS   ?= 2
+FAILED := build/failed
+# Notes how to run just this again.
+failed  = { mkdir -p build; echo "$(1)" >> $(FAILED); exit 1; }
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -45,22 +48,28 @@ constraints: $(STAMP)  ## renew constraints.txt: the newest versions for every s
 report: $(STAMP)  ## make the data, train on it and write the report; PARAMS="-p epochs 3" reaches it
 	$(BIN)/frcnn_report train $(PARAMS)
 
-test: $(STAMP)  ## every check: ruff, every notebook, every test; all run, also when one fails
-	@failed=; for part in $(PARTS); do $(MAKE) --no-print-directory LATEST= $$part || failed="$$failed $$part"; done; \
-	  for part in $$failed; do echo "== FAILED: $$part; run just that again by \`make $$part\`"; done; test -z "$$failed"
+test: $(STAMP)  ## every check: ruff, every notebook, every test; all run, also when one fails; JOBS=2 at a time
+	@mkdir -p build && rm -f $(FAILED)
+	@for part in lint test-notebooks test-python; do \
+	  $(MAKE) --no-print-directory --keep-going LATEST= $$part || test -e $(FAILED) || echo "make $$part" >> $(FAILED); done
+	@if test -e $(FAILED); then echo "== FAILED; run just these again:"; sed 's/^/==   /' $(FAILED); exit 1; fi
 	@echo "== all tests passed; the tested library is $(CURDIR)/frcnn_nbdev"
 
 lint: $(STAMP)
 	@echo "== ruff: modules and tests"
-	$(BIN)/ruff check frcnn_nbdev tests setup.py
+	@$(BIN)/ruff check frcnn_nbdev tests setup.py || $(call failed,make $@)
 
-test-notebooks: $(STAMP)  ## run the notebooks with nbdev_test
-	@echo "== nbdev_test: $(words $(NBS)) notebooks"
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print --timing
+# One process a notebook: what a notebook took is given back when it ends.
+test-notebooks: $(STAMP)  ## run the notebooks with nbdev_test; one of them: make nbs/08_rpn.ipynb.test
+	@echo "== nbdev_test: $(words $(NBS)) notebooks, $(JOBS) at a time"
+	@$(MAKE) --no-print-directory --keep-going -j$(JOBS) LATEST= $(NBS:%=%.test)
+
+$(NBS:%=%.test): $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --path $(@:%.test=%) --do_print --timing || $(call failed,make $@)
 
 test-python: $(STAMP)  ## run the tests that cross stages
-	@echo "== pytest: tests/"
-	$(BIN)/python -m pytest
+	@echo "== pytest: tests/, $(JOBS) at a time"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile || $(call failed,$(BIN)/python -m pytest --last-failed)
 
 test-slow: $(STAMP)  ## the cells and tests that take minutes
 	$(BIN)/nbdev_test --flags slow --do_print
