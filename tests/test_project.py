@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -87,6 +89,16 @@ def test_readme_is_what_the_index_notebook_gives(tmp_path):
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
+
+
+def test_every_requirement_has_tested_versions_that_it_allows():
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    pinned = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
+    for key, text in config["DEFAULT"].items():
+        for wanted in map(Requirement, text.split() if key.endswith("requirements") else ()):
+            versions = [str(one.specifier).removeprefix("==") for one in pinned if one.name == wanted.name.lower()]
+            assert versions and all(version in wanted.specifier for version in versions), f"{wanted}: run `make constraints`"
 
 
 def prose() -> dict[str, str]:
