@@ -25,10 +25,10 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
-from tqdm import tqdm
 
 from .formats import FORMATS, WRITERS, detect_format, exif_orientation, read_boxes, write_boxes
 from .labels import BOX_COLUMNS, GROUP_PATTERN, finding, image_bytes, no_area, read_image, write_boxes_csv
+from .progress import progress_bar
 
 # %% ../nbs/04_data.ipynb #33696fde
 def box_statistics(
@@ -284,7 +284,7 @@ def look_at_images(
     "Facts about image files, read in threads; a few hundred bytes are kept of each."
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         read = pool.imap(lambda name: image_facts(root / name, root), names, chunksize=8)
-        facts = list(tqdm(read, total=len(names), desc="check", disable=not progress))
+        facts = list(progress_bar(read, total=len(names), desc="check", unit="image", disable=not progress))
     columns = ["problem", "height", "width", "digest", "hash", "thumbnail", "notes"]
     return pd.DataFrame(facts, index=pd.Index(names, name="name", dtype=object), columns=columns)
 
