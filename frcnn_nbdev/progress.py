@@ -114,5 +114,5 @@ def progress_bar(
     columns = console_columns()
     if disable or columns:
         return tqdm(iterable, total=total, initial=initial, desc=desc, unit=unit, leave=leave, disable=disable, file=sys.stderr,
-                    ncols=max(columns - 1, 0))      # with the last column too, some terminals begin a new line
+                    ncols=max(columns - 1, 0), nrows=20)      # in the last column some terminals begin a new line; not all tell their size
     return PlainProgress(iterable, total=total, initial=initial, desc=desc, unit=unit)
