@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from .boxes import clip_boxes_to_image, remove_small_boxes
 from .data import SPLITS, DetectionData
 from .labels import BOX_COLUMNS, read_image
+from .progress import progress_bar
 
 # %% ../nbs/04b_batches.ipynb #cc56e625
 RESIZES = ("square", "longest", "letterbox", "native")
@@ -244,7 +244,7 @@ class CachedImages(ResizedImages):
         "Fill the cache now, in threads; returns the data set."
         wanted = np.flatnonzero(self._kept).tolist()
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for _ in tqdm(pool.map(self.pixels, wanted), total=len(wanted), desc=f"load {self.split}", disable=not progress):
+            for _ in progress_bar(pool.map(self.pixels, wanted), total=len(wanted), desc=f"load {self.split}", unit="image", disable=not progress):
                 pass
         return self
 

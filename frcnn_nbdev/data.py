@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
-from tqdm import tqdm
 
 from .formats import FORMATS, WRITERS, detect_format, exif_orientation, read_boxes, write_boxes
 from .labels import BOX_COLUMNS, GROUP_PATTERN, finding, image_bytes, no_area, read_image, write_boxes_csv
+from .progress import progress_bar
 
 # %% ../nbs/04_data.ipynb #33696fde
 def box_statistics(
@@ -284,7 +285,7 @@ def look_at_images(
     "Facts about image files, read in threads; a few hundred bytes are kept of each."
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         read = pool.imap(lambda name: image_facts(root / name, root), names, chunksize=8)
-        facts = list(tqdm(read, total=len(names), desc="check", disable=not progress))
+        facts = list(progress_bar(read, total=len(names), desc="check", unit="image", disable=not progress))
     columns = ["problem", "height", "width", "digest", "hash", "thumbnail", "notes"]
     return pd.DataFrame(facts, index=pd.Index(names, name="name", dtype=object), columns=columns)
 
@@ -724,7 +725,7 @@ def load_boxes(
     if len(errors) and strict:
         first = errors.iloc[0]
         row = f", row {first['row'] + 1}" if first["row"] >= 0 else ""
-        more = f" ({len(errors) - 1} more errors.)" if len(errors) > 1 else ""
+        more = f" ({len(errors) - 1} more errors; frcnn_boxes {shlex.quote(str(source))} --check lists them.)" if len(errors) > 1 else ""
         raise ValueError(f"{first['name']}{row}: {first['problem']}; {first['fix']}.{more}")
     found = sorted(set(usable["classname"]) - {""})
     if not found:
@@ -811,20 +812,19 @@ def _read_source(args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
         if format not in {"one_object": ("color", "mask", "hc18"), "one_based": ("voc",)}[name]:
             raise ValueError(f"--{name.replace('_', '-')}: it has no meaning for the format {format}; leave it out.")
     source = Path(args.source)
-    table = read_boxes(source, format=args.format, skip_broken=args.check or args.fix, progress=sys.stderr.isatty(),
+    table = read_boxes(source, format=args.format, skip_broken=args.check or args.fix, progress=True,
                        **options, **pattern)
     return table, source if source.is_dir() else source.parent
 
 # %% ../nbs/04_data.ipynb #cb5996e3
 def _checked(args: argparse.Namespace, table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, int]:
     "Print what is wrong with a table and, with --fix, what was done; the table to write and the exit code."
-    progress = sys.stderr.isatty()
-    _, findings = check_boxes(table, root, progress=progress)
+    _, findings = check_boxes(table, root, progress=True)
     if args.fix:
         table, report = fix_boxes(table, findings)
         print("\n".join(_finding_lines(report)))
         print(f"{report['removed'].sum()} rows removed; what is left after the fixes:")
-        _, findings = check_boxes(table, root, progress=progress)
+        _, findings = check_boxes(table, root, progress=True)
     print("\n".join([*_finding_lines(findings), _count_line(table, findings)]))
     return table, int((findings["severity"] == "error").any())
 

@@ -31,12 +31,12 @@ from torchvision.ops import FrozenBatchNorm2d
 from .batches import BoxesDataset, collate, predictions_table, resize_image
 from .data import DetectionData, load_boxes
 from .evaluation import evaluate
-from .labels import IMAGE_SUFFIXES, boxes_table, existing_folder, list_files, read_image, read_image_size, relative_name
+from .labels import IMAGE_SUFFIXES, boxes_table, list_files, read_image, read_image_size, relative_name
 from .formats import write_boxes
 from .phantom import write_phantom
 from .plots import paint_boxes
 from .reports import Run, data_fingerprint, open_data, report_model
-from .shell import check_parameters, declared_parameters
+from .shell import TRAINED, check_parameters, declared_parameters, finished_run
 from .training import check_device, predict
 
 # %% ../nbs/19b_detector.ipynb #0da1631f
@@ -56,10 +56,7 @@ def read_run(
     run: str | Path,      # folder of a finished training run
 ) -> tuple[dict, dict, dict]:   # parameters, model facts, metrics
     "What a run folder says about its model. FileNotFoundError names the file that is missing."
-    folder = existing_folder(run)
-    for name in ("metrics.json", "params.yaml", "model.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}: give the folder of a finished training run")
+    folder = finished_run(run, TRAINED, "training run")
     try:
         given = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         facts, metrics = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("model.json", "metrics.json"))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'keep_until_smaller', 'weights_file', 'read_weights', 'fill_weights', 'load_weights',
-           'classification_model', 'freeze', 'cut_vgg16', 'vgg16_backbone', 'resnet_c4_backbone', 'LayerTaps',
-           'top_down', 'FeaturePyramidNetwork', 'BackboneWithFPN', 'resnet_fpn_backbone', 'mobilenet_fpn_backbone',
-           'squeezenet_backbone', 'MergedBackbone', 'ResidualBlock', 'SmallBackbone', 'squeezenet_merged_backbone',
-           'build_backbone']
+           'check_weights_name', 'classification_model', 'freeze', 'cut_vgg16', 'vgg16_backbone', 'resnet_c4_backbone',
+           'LayerTaps', 'top_down', 'FeaturePyramidNetwork', 'BackboneWithFPN', 'resnet_fpn_backbone',
+           'mobilenet_fpn_backbone', 'squeezenet_backbone', 'MergedBackbone', 'ResidualBlock', 'SmallBackbone',
+           'squeezenet_merged_backbone', 'build_backbone']
 
 # %% ../nbs/05_features.ipynb #f4a381b6
 from collections import OrderedDict
@@ -104,6 +104,17 @@ def load_weights(
     "Fill `model` from a local file. Raises ValueError when names or shapes do not fit."
     fill_weights(model, read_weights(path), f"weights file {Path(path).name}", name)
 
+# %% ../nbs/05_features.ipynb #c8e34435
+def check_weights_name(
+    name: str,                           # a constructor of torchvision.models
+    weights: str | Path | Enum | None,   # as users give them
+) -> None:
+    "Raises ValueError, naming those there are, for a text that is neither a file nor one of torchvision's weights."
+    known = torchvision.models.get_model_weights(name).__members__
+    if isinstance(weights, str) and weights_file(weights) is None and weights not in known:
+        raise ValueError(f"{name} has no weights {weights!r}: give one of {', '.join(known)}, "
+                         "or the path of a .safetensors or .pth file")
+
 # %% ../nbs/05_features.ipynb #32a7ffce
 def classification_model(
     name: str,                                 # a constructor of torchvision.models
@@ -112,12 +123,9 @@ def classification_model(
 ) -> nn.Module:
     "A classification network of torchvision, its weights from a file, by name, or random."
     file = weights_file(weights)
+    check_weights_name(name, weights)
     try:
         model = torchvision.models.get_model(name, weights=None if file else weights, **kwargs)
-    except KeyError as error:
-        known = ", ".join(torchvision.models.get_model_weights(name).__members__)
-        raise ValueError(f"{name} has no weights {weights!r}: give one of {known}, "
-                         "or the path of a .safetensors or .pth file") from error
     except OSError as error:
         raise OSError(f"the weights {weights!r} of {name} could not be downloaded: "
                       "without network, give the path of a file with them, or none") from error

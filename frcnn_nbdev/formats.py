@@ -1172,6 +1172,13 @@ def _has(*patterns: str):
     "Test whether a folder holds something that matches one of the patterns."
     return lambda root: any(next(root.glob(pattern), None) is not None for pattern in patterns)
 
+# %% ../nbs/02b_formats.ipynb #6fb8f790
+def _has_voc(root: Path) -> bool:
+    "Whether `_voc_files` would find one; of a hundred thousand the first is enough."
+    paths = (path for pattern in ("*.xml", "*/*.xml", "*/*/*.xml", "*/*/*/*.xml") for path in root.glob(pattern))
+    shown = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    return any(set(path.relative_to(root).as_posix().lower().split("/")[:-1]) & _VOC_LABELS or _is_voc(path) for path in shown)
+
 # %% ../nbs/02b_formats.ipynb #0aacd150
 def _has_labelme(root: Path) -> bool:
     "Whether one of the first JSON files is LabelMe's."
@@ -1195,7 +1202,7 @@ def _has_yolo(root: Path) -> bool:
 FORMATS = {  # name -> (what is looked for, test on the folder, reader); the first test that succeeds wins
     "hc18": ("*_Annotation.png", _has(*_HC18_FILES), read_hc18),
     "color": ("<class>/<split>/label", _has("*/*/label/*"), read_color_labels),
-    "voc": ("Annotations/*.xml, or *.xml beside the images", lambda root: bool(_voc_files(root)), read_voc),
+    "voc": ("Annotations/*.xml, or *.xml beside the images", _has_voc, read_voc),
     "coco": ("*.json, here or one level below, with categories", lambda root: bool(_coco_files(root)), read_coco),
     "labelme": ("*.json with shapes", _has_labelme, read_labelme),
     "yolo": ("data.yaml with names, labels/*.txt, or classes.txt and texts beside the images", _has_yolo, read_yolo),

@@ -31,7 +31,8 @@ import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
-from tqdm import tqdm
+
+from .progress import progress_bar
 
 # %% ../nbs/02_labels.ipynb #bf9213cc
 COLOR_RANGES = {  # name -> ((R low, R high), (G low, G high), (B low, B high)), both ends included
@@ -469,7 +470,7 @@ def map_files(
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(tqdm(pool.map(guarded, items), total=len(items), desc=what, disable=not progress))
+        results = list(progress_bar(pool.map(guarded, items), total=len(items), desc=what, unit="file", disable=not progress))
     errors = [result for result in results if isinstance(result, Exception)]
     if errors and problems is None:
         more = f" ({len(errors) - 1} more files have problems.)" if len(errors) > 1 else ""

@@ -25,7 +25,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+
+from .progress import progress_bar
 
 # %% ../nbs/03_phantom.ipynb #714da311
 CLASSES = ("AC", "FL", "HC", "HUM")
@@ -1025,7 +1026,7 @@ def write_plan(
     workers = max(1, min(workers or os.cpu_count() or 1, len(plan)))
     rows, jobs = [], [(entry, str(folder)) for entry in plan]
     total = sum(len(entry["classes"]) for entry in plan)
-    with tqdm(total=total, desc="phantom", unit="image", disable=not progress) as bar:
+    with progress_bar(total=total, desc="phantom", unit="image", disable=not progress) as bar:
         if workers == 1:
             for job in jobs:
                 rows += write_exam(*job)

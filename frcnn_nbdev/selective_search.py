@@ -24,12 +24,12 @@ import torch
 from scipy import ndimage
 from skimage.segmentation import felzenszwalb
 from torch import Tensor
-from tqdm import tqdm
 
 from .batches import resize_image
 from .data import DetectionData
 from .iou import box_iou
 from .labels import read_image
+from .progress import progress_bar
 
 # %% ../nbs/15b_selective_search.ipynb #932f3c25
 COLOR_SPACES = ("rgb", "hsv", "lab", "rgi", "i", "h")
@@ -368,7 +368,7 @@ def precompute_proposals(
     out = Path(out)
     begin_store(out, {"version": SEARCH_VERSION, **options})
     searched = 0
-    for name in tqdm(sorted(set(data.table["name"])), desc="proposals", unit="image", disable=not progress):
+    for name in progress_bar(sorted(set(data.table["name"])), desc="proposals", unit="image", disable=not progress):
         place = out / f"{image_key(data.root / name, name)}.npz"
         if not place.is_file():
             pixels = read_image(data.root / name, root=data.root)

@@ -33,6 +33,7 @@ from frcnn_nbdev.shell import (
     add_parameter_options,
     check_parameters,
     declared_parameters,
+    finished_run,
     named_folder,
     parse_value,
     run_report,
@@ -320,10 +321,7 @@ def verify_run(
     progress: bool = False,
 ) -> tuple[list[tuple], list[tuple]]:      # differences of metrics.json, and of environment.json; each (place, then, now)
     "Make a run again from its params.yaml and compare. FileNotFoundError for a folder that is no finished run."
-    folder = Path(run)
-    for name in ("metrics.json", "params.yaml", "environment.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}: give the folder of a finished run")
+    folder = finished_run(run)
     metrics, then = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("metrics.json", "environment.json"))
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as place:

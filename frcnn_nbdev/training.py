@@ -7,7 +7,7 @@ __all__ = ['LOSSES', 'SCHEDULES', 'make_optimizer', 'lr_factor', 'check_losses',
            'as_float32', 'accelerator_for', 'validate', 'predict', 'save_weights', 'batch_losses', 'train_step',
            'epoch_batches', 'train_epoch', 'Training', 'check_device', 'check_settings', 'begin_state',
            'training_identity', 'open_checkpoints', 'make_accelerator', 'prepare_state', 'validate_state',
-           'keep_weights', 'end_epoch', 'finish', 'end_training', 'fit']
+           'keep_weights', 'end_epoch', 'finish', 'end_training', 'expected_steps', 'best_in_words', 'fit']
 
 # %% ../nbs/16_training.ipynb #5afe548e
 import math
@@ -26,7 +26,6 @@ from accelerate.utils import LoggerType, is_cuda_available
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from frcnn_nbdev.checkpoints import (
     Checkpoints,
@@ -52,6 +51,7 @@ from frcnn_nbdev.distributed import (
     sync_batch_norm,
     weighted_losses,
 )
+from .progress import progress_bar
 
 # %% ../nbs/16_training.ipynb #b8f8e497
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
@@ -163,8 +163,8 @@ def validate(
     generator = torch.Generator(device=accelerator.device).manual_seed(seed)
     model.eval()
     records = []
-    for number, (images, targets) in tqdm(own_batches(loader, accelerator), desc="validate", leave=False, disable=not progress,
-                                          total=own_number(loader, accelerator)):
+    for number, (images, targets) in progress_bar(own_batches(loader, accelerator), desc="validate", unit="batch", leave=False,
+                                                  disable=not progress, total=own_number(loader, accelerator)):
         images, targets = to_device(images, targets, accelerator.device)
         if image_seeds:
             generator = image_generators(targets, accelerator.device, seed, "validation")
@@ -193,8 +193,8 @@ def predict(
     accelerator = accelerator or accelerator_for(model)
     model.eval()
     records = []
-    for number, (images, _) in tqdm(own_batches(loader, accelerator), desc=description, leave=False, disable=not progress,
-                                    total=own_number(loader, accelerator)):
+    for number, (images, _) in progress_bar(own_batches(loader, accelerator), desc=description, unit="batch", leave=False,
+                                            disable=not progress, total=own_number(loader, accelerator)):
         with accelerator.autocast():
             records.append((number, as_float32(model(to_device(images, [], accelerator.device)[0]))))
     return [one for _, found in in_order(records, accelerator) for one in found]
@@ -542,6 +542,27 @@ def end_training(
     accelerator.wait_for_everyone()
     return training
 
+# %% ../nbs/16_training.ipynb #150e8753
+def expected_steps(
+    done: Progress,
+) -> int:
+    "Optimizer steps that there will have been when the training is over, as far as the clock can tell."
+    if done.max_minutes is None or not done.step:
+        return done.total_steps
+    speed = done.step / done.seconds()
+    return min(done.total_steps, max(done.step, round(speed * (60 * done.max_minutes - done.reserve))))
+
+# %% ../nbs/16_training.ipynb #1b85a63d
+def best_in_words(
+    state: State,
+    best: str,         # the metric that decides
+) -> str:              # "": nothing was validated yet
+    "The best validation so far, for whoever looks on."
+    if not state.best_epoch:
+        return ""
+    row = next(row for row in state.rows if row["epoch"] == state.best_epoch)
+    return f"lowest loss {-state.best_value:.3f}" if row.get(f"val_{best}") is None else f"best {best} {state.best_value:.3f}"
+
 # %% ../nbs/16_training.ipynb #a606dc7e
 def fit(
     model: nn.Module,
@@ -593,9 +614,10 @@ def fit(
     accelerator = make_accelerator(device, precision, tracker, tracker_folder, named, resumed)
     wrapped, optimizer = prepare_state(state, accelerator, seed=seed, ema_decay=ema_decay, kept=kept)
     progress = progress and accelerator.is_main_process
-    bar = tqdm(total=state.done.total_steps, initial=resumed, desc="train", unit="step", disable=not progress, dynamic_ncols=True)
+    bar = progress_bar(total=state.done.total_steps, initial=resumed, desc="train", unit="step", disable=not progress)
 
     def after_step():
+        bar.total = expected_steps(state.done)
         bar.update()
         if store is not None and accelerator.is_main_process and store.due():
             now = replace(state, spent=state.spent + state.done.seconds() - begin)
@@ -603,12 +625,13 @@ def fit(
 
     for epoch in range(state.epoch, epochs + 1):
         state.epoch, begin = epoch, state.done.seconds()
+        bar.set_description(f"train, epoch {epoch} of {epochs}", refresh=False)
         train_epoch(state, wrapped, optimizer, accelerator, lr=lr, warmup=warmup, schedule=schedule, accumulate=accumulate,
                     clip_norm=clip_norm, seed=seed if image_seeds else None, after_step=after_step, name_of=name_of)
         last = state.done.share() >= 1 or epoch == epochs
         end_epoch(state, accelerator, val_loader if last or epoch % validate_every == 0 else None, checkpoint=checkpoint, begin=begin,
                   metrics=metrics, best=best, seed=seed, image_seeds=image_seeds, progress=progress)
-        bar.set_postfix(epoch=epoch, best=f"{state.best_value:.3f}")
+        bar.set_postfix_str(best_in_words(state, best), refresh=False)
         if last or (patience is not None and state.stale >= patience):
             break
     bar.close()

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
 from .features import freeze
+from .progress import progress_bar
 from .training import make_optimizer, train_step
 
 # %% ../nbs/16d_tuning.ipynb #2c0bb3ac
@@ -49,7 +49,7 @@ def find_lr(
     torch.manual_seed(seed)
     wrapped.train()
     batches = islice(chain.from_iterable(repeat(loader)), steps)
-    for step, batch in enumerate(tqdm(batches, total=steps, desc="learning rate", leave=False, disable=not progress)):
+    for step, batch in enumerate(progress_bar(batches, total=steps, desc="learning rate", unit="step", leave=False, disable=not progress)):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rising_rate(step, steps, low, high)
         try:
             sums, count = train_step(wrapped, [batch], optimizer, accelerator, clip_norm=10.0, generator=generator, seed=None,

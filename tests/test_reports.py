@@ -1,5 +1,7 @@
 "Reports end to end: a tiny run, the same numbers twice, and every kind of bad input stopped by one sentence."
+import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -15,7 +17,7 @@ import papermill
 import pytest
 import yaml
 
-from frcnn_nbdev import shell
+from frcnn_nbdev import progress, shell
 from frcnn_nbdev.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,9 +98,76 @@ def test_bad_parameters(words, sentence, tmp_path, refused):
     assert not (tmp_path / "run").exists()
 
 
-def tiny_like(folder: Path) -> Path:
+NO_LABELS = "no labels found (looked for"
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["train", "empty"], NO_LABELS), (["dataset", "empty"], NO_LABELS), (["evaluate", "empty", "-p", "checkpoint", "trained"], NO_LABELS),
+    (["train", "two"], "labels of 2 formats are here (coco, yolo)"),
+    (["predict", "empty", "-p", "checkpoint", "trained"], "the folder holds no image"),
+    (["predict", "gone.png", "-p", "checkpoint", "trained"], "'gone.png' does not exist: give an image, a folder of images or a video"),
+    (["evaluate"], "train: there is no such folder; give the folder of a finished training run"),
+    (["evaluate", "-p", "checkpoint", "empty"], "empty has no metrics.json: give the folder of a finished training run"),
+    (["evaluate", "-p", "checkpoint", "trained"], "'gone' does not exist"),      # the data of that training
+    (["compare", "-p", "runs", "empty"], "empty holds no finished run"),
+    (["train", "-p", "group_pattern", "(p"], "no regular expression"),
+    (["train", "-p", "weights", "IMAGENET1K_V1"], "the backbone 'small' has no ImageNet weights"),
+    (["train", "-p", "precision", "fp16"], "precision is 'fp16', which a CPU cannot train in"),
+])
+def test_refused_at_once(words, sentence, tmp_path, refused, monkeypatch):
+    for name in ("empty", "trained", "two/labels"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in shell.TRAINED:
+        (tmp_path / "trained" / name).write_text("data: gone" if name == "params.yaml" else "{}")
+    (tmp_path / "two" / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "two" / "labels" / "a.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **options: pytest.fail("a kernel was started"))
+    code, last = refused(*words, "--name", "run")
+    assert code == 1 and sentence in last
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_refusing_loads_no_heavy_library(tmp_path):
+    code = ("import sys; from frcnn_nbdev.shell import frcnn_report\n"
+            "try:\n    frcnn_report(['train', '.'])\n"
+            "finally:\n    print(*sorted({'torch', 'papermill', 'sklearn', 'scipy', 'IPython'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and NO_LABELS in done.stderr
+    assert done.stdout.splitlines()[-1] == "" and not list(tmp_path.iterdir())
+
+
+def test_what_only_torch_can_refuse_leaves_no_folder(tmp_path, refused):
+    code, last = refused("train", "-p", "backbone", "resnet18", "-p", "weights", "IMAGENET", "--name", "run")
+    assert code == 1 and last.endswith("resnet18 has no weights 'IMAGENET': give one of IMAGENET1K_V1, DEFAULT, or the path of a .safetensors or .pth file")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_plain_papermill_with_a_misspelt_parameter(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="the report 'train' has no parameter 'image_sise': did you mean 'image_size'"):
+        papermill.execute_notebook(str(ROOT / "reports" / "train.ipynb"), str(tmp_path / "out.ipynb"),
+                                   parameters={"image_sise": 64, "out": str(tmp_path / "run")}, progress_bar=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("console, told", [(Terminal(), "80"), (io.StringIO(), "0")])
+def test_the_kernel_is_told_what_the_console_is(console, told, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **options: seen.append(os.environ[progress.CONSOLE]))
+    monkeypatch.setattr(sys, "stderr", console)
+    monkeypatch.delenv(progress.CONSOLE, raising=False)
+    shell.execute_report("train", {}, tmp_path, progress=True)
+    assert seen == [told] and progress.CONSOLE not in os.environ
+
+
+def tiny_like(folder: Path, name: str = "run") -> Path:
     "The least that a comparison takes for a finished run."
-    run = folder / "run"
+    run = folder / name
     run.mkdir()
     for name, text in (("metrics.json", "{}"), ("params.yaml", "lr: 1"), ("environment.json", '{"data": {"classes": ["a"]}}'),
                        ("truth.csv", "name,x1,x2,y1,y2,classname\na.png,1,9,1,9,a\n"),
@@ -113,8 +182,12 @@ def test_mistyped_options_are_refused(refused):
 
 
 def test_a_report_that_failed_early_gives_its_name_back(tmp_path):
-    with pytest.raises(shell.ReportError, match=r"there is one run, .*: name at least two to compare\. What there is of the run is in"):
-        shell.run_report("compare", {"runs": str(tiny_like(tmp_path))}, tmp_path / "one", progress=False)
+    runs = ",".join(str(tiny_like(tmp_path, name)) for name in ("a", "b"))
+    with pytest.raises(ValueError, match="there is one run, a: name at least two to compare"):
+        shell.run_report("compare", {"runs": str(tmp_path / "a")}, tmp_path / "one", progress=False)
+    (tmp_path / "b" / "metrics.json").write_text("{")
+    with pytest.raises(shell.ReportError, match=r"the run .* is damaged .*\. What there is of the run is in"):
+        shell.run_report("compare", {"runs": runs}, tmp_path / "one", progress=False)
     assert shell.failed_early(shell.unfinished(tmp_path / "one"))
     assert shell.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one"
     (shell.unfinished(tmp_path / "one") / "model.safetensors").write_bytes(b"hours of work")
@@ -159,6 +232,14 @@ def test_the_shell_says_where_it_is_and_opens_the_page(tmp_path, monkeypatch, ca
     shell.frcnn_report(["dataset", "-p", "phantom_train", "8", "-p", "thumbnails", "1", "-p", "image_size", "64", "--name", "small", "--open"])
     said = capfd.readouterr()
     assert "frcnn_report: cell 3 of " in said.err and ": Images and objects" in said.err
+    assert "\r" not in said.out + said.err and "%|" not in said.err, "bars are for a terminal"
+    told = [line.removeprefix("frcnn_report: ") for line in said.out.splitlines()]
+    assert told[1] == "the run folder is runs/small.unfinished, and runs/small when it is finished"
+    assert told[2:5] == ["16 images, 16 boxes of AC, FL, HC, HUM; read as color", "check: nothing was found",
+                         "split as the folder gives it: train 8, val 4, test 4 images"]
+    assert told[-2] == "16 images, 16 boxes, classes AC, FL, HC, HUM; 0 findings" and told[-1].startswith("done in ")
+    page = (tmp_path / "runs" / "small" / "report.html").read_text()
+    assert "check: nothing was found" not in page, "what was for the console is on the page"
     assert opened == [(tmp_path / "runs" / "small" / "report.html").as_uri()]
 
 
