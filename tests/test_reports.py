@@ -236,7 +236,7 @@ def write_folder(folder: Path) -> Path:
 
 @pytest.mark.parametrize("batch_size", [4, 1])
 def test_a_last_batch_of_one_small_image(batch_size, tmp_path):
-    files = write_folder(tmp_path / "data") 
+    files = write_folder(tmp_path / "data")
     (files / "boxes.csv").write_text("name,x1,x2,y1,y2,classname,split\n" + "".join(
         f"{number:02d}.png,{number},40,5,40,HC,{'train' if number < 9 else 'val' if number < 10 else 'test'}\n" for number in range(12)))
     params = dict(data=str(files), image_size=16, epochs=1, batch_size=batch_size, tracker="")
