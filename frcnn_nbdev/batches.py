@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESIZES', 'resize_image', 'ResizedImages', 'CachedImages', 'BoxesDataset', 'ImageTransform', 'RandomFlip',
            'RandomZoomShift', 'RandomGain', 'RandomCrop', 'RandomSpeckle', 'RandomShadow', 'train_transforms',
-           'ultrasound_transforms', 'collate', 'AspectBatchSampler', 'make_loader', 'boxes_to_original',
+           'ultrasound_transforms', 'collate', 'AspectBatchSampler', 'JoinedLast', 'make_loader', 'boxes_to_original',
            'predictions_table', 'object_crops', 'finding_pictures']
 
 # %% ../nbs/04b_batches.ipynb #7728bc92
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -516,6 +516,30 @@ class AspectBatchSampler(Sampler):
         turns = torch.randperm(len(batches), generator=generator).tolist() if self.shuffle else range(len(batches))
         return iter([batches[turn] for turn in turns])
 
+# %% ../nbs/04b_batches.ipynb #024bb075
+class JoinedLast(Sampler):
+    "The batches of a sampler; a last one of a single image joins the one before it."
+
+    def __init__(
+        self,
+        batches: BatchSampler,
+    ):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        images, size = len(self.batches.sampler), self.batches.batch_size
+        return len(self.batches) - (images > size > 1 and images % size == 1)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        number, before = len(self), []
+        for place, batch in enumerate(self.batches, 1):
+            if place < number:
+                yield batch
+            else:
+                before += batch
+        if before:
+            yield before
+
 # %% ../nbs/04b_batches.ipynb #b4bc3d21
 def make_loader(
     dataset: Dataset,
@@ -525,12 +549,16 @@ def make_loader(
     seed: int = 0,             # of the order, and of the workers' random numbers
     workers: int = 0,          # processes; 0 is best while the images are in memory
     by_aspect: bool = False,   # batches of similar shape; the data set needs `shapes`
+    join_last: bool = False,   # a last batch of one image joins the one before it; not with by_aspect
 ) -> DataLoader:
     "Batches in an order that the seed repeats, epoch by epoch."
     generator = torch.Generator().manual_seed(seed)
     shared = {"generator": generator, "num_workers": workers, "collate_fn": collate, "persistent_workers": workers > 0}
     if by_aspect:
         return DataLoader(dataset, batch_sampler=AspectBatchSampler(dataset.shapes(), batch_size, shuffle, seed), **shared)
+    if join_last:
+        sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+        return DataLoader(dataset, batch_sampler=JoinedLast(BatchSampler(sampler, batch_size, drop_last=False)), **shared)
     return DataLoader(dataset, batch_size, shuffle=shuffle, **shared)
 
 # %% ../nbs/04b_batches.ipynb #247c988b

@@ -6,9 +6,10 @@
 __all__ = ['keep_figure', 'Run', 'environment', 'settings_table', 'injected_names', 'check_torchvision', 'check_resources',
            'start_run', 'data_folder', 'data_fingerprint', 'split_line', 'check_line', 'open_data', 'open_splits',
            'report_anchors', 'report_torchvision_model', 'report_model', 'best_anchor_ious', 'torchvision_twin',
-           'training_facts', 'validation_metrics', 'train_model', 'predict_split', 'forget_processes',
-           'train_in_processes', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
-           'headline', 'accuracy_sentence', 'side_by_side']
+           'freeze_as_asked', 'one_value', 'joins_last', 'check_space', 'check_training', 'training_facts',
+           'validation_metrics', 'train_model', 'predict_split', 'forget_processes', 'train_in_processes', 'as_html',
+           'sample_images', 'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence',
+           'side_by_side']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import ast
@@ -53,6 +54,7 @@ from .distributed import launch, launched
 from .faster_rcnn import compact_faster_rcnn
 from .features import check_weights_name
 from frcnn_nbdev.finetune import (
+    OneValueBatchNorm2d,
     backbone_name,
     backbone_stages,
     check_model,
@@ -115,17 +117,23 @@ class Run:
         self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - start
         clear_output()
 
-    def finish(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None,
-               truth: pd.DataFrame | None = None) -> None:
-        "Write what the report found; `metrics.json` is the last file, so a folder that has it is complete."
+    def keep(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None,
+             truth: pd.DataFrame | None = None) -> None:
+        "Write what is known so far: whatever stops the report later leaves it."
         if truth is not None:
             write_boxes_csv(truth, self.folder / "truth.csv")
         if predictions is not None:
             write_boxes_csv(predictions, self.folder / "predictions.csv")
+        write_json(metrics, self.folder / "metrics.partial.json")
+
+    def finish(self, metrics: dict[str, object], predictions: pd.DataFrame | None = None,
+               truth: pd.DataFrame | None = None) -> None:
+        "Write what the report found; `metrics.json` is the last file, so a folder that has it is complete."
+        self.keep(metrics, predictions, truth)
         self.times["whole report"] = time.perf_counter() - self.started
         write_json(self.times, self.folder / "times.json")
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        write_json(metrics, self.folder / "metrics.json")
+        os.replace(self.folder / "metrics.partial.json", self.folder / "metrics.json")
         if self.lock is not None:      # whoever waits for it finds the numbers
             self.lock.release()
             Path(self.lock.lock_file).unlink(missing_ok=True)
@@ -402,6 +410,74 @@ def torchvision_twin(
     twin.load_state_dict(model.state_dict(), strict=True)
     return twin.to(memory_format=torch.channels_last)
 
+# %% ../nbs/19_reports.ipynb #1371d67e
+def freeze_as_asked(
+    p: dict[str, object],     # parameters of the run
+    model: nn.Module,
+) -> None:
+    "Take the first stages of the backbone out of training. ValueError when it has fewer."
+    freeze_stages(model, p["frozen"], None if p["model"] == "faster_rcnn" else backbone_stages(model))
+
+# %% ../nbs/19_reports.ipynb #ca714964
+@torch.no_grad()
+def one_value(
+    model: nn.Module,
+    dataset: BoxesDataset,
+) -> bool:
+    "Whether a batch of one image can give a batch normalisation that learns a single value a channel."
+    shapes, found = dataset.shapes(), []
+    smallest = shapes[shapes.max(axis=1).argmin()]
+    layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and not isinstance(m, OneValueBatchNorm2d)
+              and (not m.affine or m.weight.requires_grad)]
+    looks = [layer.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].numel() == inputs[0].shape[1])) for layer in layers]
+    model.eval()
+    model.backbone(model.transform([torch.zeros(3, *smallest.tolist())])[0].tensors)
+    for look in looks:
+        look.remove()
+    return any(found)
+
+# %% ../nbs/19_reports.ipynb #1bedb23a
+def joins_last(
+    p: dict[str, object],     # parameters of the run
+    model: nn.Module,
+    dataset: BoxesDataset,    # the training images
+) -> bool:
+    "Whether the last batch must join the one before it. ValueError when batch normalisation can learn from no batch."
+    images, size = len(dataset), p["batch_size"]
+    alone = min(images, size) == 1
+    if not (alone or images % size == 1) or not one_value(model, dataset):
+        return False
+    if alone:
+        raise ValueError(f"batches of one image with an image_size of {p['image_size']} give the batch normalisation of the model a single value a channel, "
+                         "from which it cannot learn: give a larger image_size, or two training images and a batch_size of 2 at least")
+    return True
+
+# %% ../nbs/19_reports.ipynb #400b7e64
+def check_space(
+    folder: Path,
+    model: nn.Module,
+) -> None:
+    "OSError when the disk cannot hold what a training writes: weights twice, two checkpoints of about five times their size, the page."
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    needed, free = 12 * weights / 1e6 + 20, shutil.disk_usage(folder).free / 1e6
+    if free < needed:
+        raise OSError(f"the disk of {folder} has {free:.0f} MB left and the training writes about {needed:.0f}: make room, or give --name on another disk")
+
+# %% ../nbs/19_reports.ipynb #77c75b70
+def check_training(
+    run: Run,
+    model: nn.Module,
+    splits: dict[str, BoxesDataset],
+) -> None:
+    "ValueError or OSError, before the training, for what would stop it; prints what is changed so that it can go."
+    p, images = run.params, len(splits["train"])
+    check_settings(p["device"], p["schedule"], p["tracker"] or None)
+    freeze_as_asked(p, model)
+    check_space(run.folder, model)
+    if joins_last(p, model, splits["train"]):
+        print(f"{images} training images in batches of {p['batch_size']} leave one over: it joins the batch before it, because batch "
+              "normalisation cannot learn from one image of this size alone")
+
 # %% ../nbs/19_reports.ipynb #925a0212
 def training_facts(
     run: Run,
@@ -432,11 +508,13 @@ def train_model(
 
     What was interrupted goes on from the checkpoints in the run folder, also after several processes did the training."""
     p, val = run.params, splits["val"]
+    freeze_as_asked(p, model)
+    join_last = joins_last(p, model, splits["train"])
     kept = run.folder / "checkpoints" / Path(checkpoint or "baseline").stem
 
     def train(resume=True):
         batch_size = min(p["batch_size"], len(splits["train"]))
-        return fit(model, make_loader(splits["train"], batch_size, shuffle=True, seed=p["seed"]),
+        return fit(model, make_loader(splits["train"], batch_size, shuffle=True, seed=p["seed"], join_last=join_last),
                    make_loader(val, p["batch_size"]), epochs=p["epochs"],
                    max_minutes=p["max_minutes"] or None, max_steps=max_steps, lr=p["lr"], seed=p["seed"],
                    schedule=p["schedule"], accumulate=p["accumulate"], patience=p["patience"] or None,
@@ -444,7 +522,6 @@ def train_model(
                    validate_every=p["validate_every"], checkpoint=run.folder / checkpoint if checkpoint else None,
                    checkpoints=kept, checkpoint_seconds=p["checkpoint_seconds"], resume=resume, identity=training_facts(run), tracker=p["tracker"] or None,
                    tracker_folder=run.folder / "curves" / kept.name, name_of=splits["train"].name)
-    freeze_stages(model, p["frozen"], None if p["model"] == "faster_rcnn" else backbone_stages(model))
     if p["processes"] > 1 and not launched() and not (p["resume"] and was_finished(kept)):
         launch(train, p["resume"], processes=p["processes"])
         return train()      # they are done: this reads their result

@@ -235,9 +235,10 @@ def batch_losses(
     files = [name_of(int(t["image_id"])) for t in targets]
     try:
         losses = model(images, targets, **options)
-    except ValueError as error:      # also weights that became NaN: they show first as RoIs that are none
-        raise ValueError(f"step {step} on the images {', '.join(files)}: {error}; if a number there is nan, "
-                         "lower the learning rate") from error
+    except ValueError as error:
+        # Weights that became NaN show first as RoIs that are none. Other errors have nothing to do with the learning rate.
+        lost = "" if all(p.isfinite().all() for p in plain.parameters()) else "; the weights are no numbers any more: lower the learning rate"
+        raise ValueError(f"step {step} on the images {', '.join(files)}: {error}{lost}") from error
     losses, means = weighted_losses(losses, plain, own, accelerator)
     check_losses(means, step, files)
     return losses, means

@@ -6,7 +6,7 @@ import pytest
 
 from frcnn_nbdev import benchmark, shell
 
-TINY = dict(quick=True, minutes=0.01, repetitions=1, nms_boxes="50")
+TINY = dict(quick=True, minutes=60.0, repetitions=1, nms_boxes="50")      # no case is left out, however slow the machine is
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def test_every_turn_is_on_record(tiny):
 
 def test_metrics_hold_every_target_in_words(tiny):
     metrics = json.loads((tiny / "metrics.json").read_text())
-    assert {"machine", "targets", "speed", "over_limit", "parts", "memory", "loader_share"} == set(metrics)
+    assert {"machine", "targets", "speed", "over_limit", "parts", "memory", "loader_share", "not_measured"} == set(metrics)
+    assert metrics["not_measured"] == []
     verdicts = {goal: t["verdict"] for goal, t in metrics["targets"].items()}
     assert set(verdicts.values()) <= {"met", "NOT MET", "not measured"}
     title = benchmark.CONFIGURATIONS["resnet50"].title
@@ -45,6 +46,18 @@ def test_metrics_hold_every_target_in_words(tiny):
     assert verdicts[f"training: {title}, ours, times faster"] != "not measured"
     assert metrics["speed"]["training"][title]["torchvision"]["ratio"] == 1.0
     assert 0 < metrics["loader_share"] < 1 and metrics["memory"][title]["float32"]["ours MB"] > 50
+
+
+def test_what_does_not_fit_into_the_minutes_is_left_out_and_named(tmp_path, capfd):
+    run = shell.run_report("benchmark", {**TINY, "minutes": 1e-6}, tmp_path / "none", progress=True)
+    metrics, page, said = json.loads((run / "metrics.json").read_text()), (run / "report.html").read_text(), capfd.readouterr().err
+    assert {target["verdict"] for target in metrics["targets"].values()} == {"not measured"} and metrics["loader_share"] is None
+    title = benchmark.CONFIGURATIONS["resnet18"].title
+    for what in (f"training: {title}", f"memory in float32: {title}", f"parts in bf16: {title}", "NMS: scene 50", "data loader: 24 images"):
+        assert what in metrics["not_measured"]
+        assert f"benchmark: {what.replace(': ', ', ', 1)}: not measured" in said
+    assert f"Not measured: {len(metrics['not_measured'])} cases did not fit into 1e-06 minutes" in page
+    assert len(pd.read_csv(run / "measurements.csv")) == 0
 
 
 @pytest.mark.parametrize("name, value, sentence", [

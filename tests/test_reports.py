@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 import yaml
@@ -256,6 +257,78 @@ def test_losses_that_explode_name_step_and_files(tmp_path, refused):
     assert code == 1 and "step" in last and "on the images" in last and ".png" in last
     assert not (tmp_path / "run").exists() and (tmp_path / "run.unfinished" / "report.ipynb").exists()
     assert not (tmp_path / "run.unfinished" / "metrics.json").exists()
+
+
+def with_cells(folder: Path, changes: dict[str, str]) -> Path:
+    "A copy of the training report in a folder; where a cell holds a text, other source is put before that text."
+    notebook = json.loads((ROOT / "reports" / "train.ipynb").read_text())
+    for text, source in changes.items():
+        cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code" and text in "".join(cell["source"]))
+        cell["source"] = "".join(cell["source"]).replace(text, f"{source}\n{text}", 1)
+    folder.mkdir(exist_ok=True)
+    (folder / "train.ipynb").write_text(json.dumps(notebook))
+    return folder
+
+
+def test_a_late_failure_leaves_weights_numbers_and_a_page_and_is_gone_on_with(tmp_path, monkeypatch):
+    spoiled = tmp_path / "reports"
+    monkeypatch.setattr(shell, "report_folder", lambda: with_cells(spoiled, {"pages.show_confusion": "raise RuntimeError('no figure today')"}))
+    with pytest.raises(shell.ReportError) as stopped:
+        shell.run_report("train", TINY, tmp_path / "run", progress=False)
+    work = tmp_path / "run.unfinished"
+    for words in ("no figure today", str(work), "the trained weights (model.safetensors)", "the numbers so far (metrics.partial.json)",
+                  "the page so far (report.html)", "the same command goes on without training again"):
+        assert words in str(stopped.value)
+    assert not (work / "metrics.json").exists() and not (work / "stopped.ipynb").exists()
+    numbers = json.loads((work / "metrics.partial.json").read_text())
+    assert numbers["test"]["images"] == 6 and "AP" in numbers["val"] and "threshold" in numbers["analysis"]
+    page = (work / "report.html").read_text()
+    assert page.index("This report is not complete.") < page.index("Parameters") and "no figure today" in page
+    missing = re.search(r"Missing, from where it stopped: (.*?)\.", page)[1].split(", ")
+    assert missing[0] == "Test" and missing[-1] == "Times" and not {"Data", "Training"} & set(missing)
+    assert len(numbers["analysis"]["intervals"]) and (work / "predictions.csv").exists()
+
+    monkeypatch.setattr(shell, "report_folder", lambda: with_cells(spoiled, {"training.history.to_csv": "assert training.resumed == training.steps > 0"}))
+    run = shell.run_report("train", TINY, tmp_path / "run", progress=False)
+    assert sorted(p.name for p in run.iterdir() if p.is_file()) == RUN_FILES and not work.exists()
+    assert json.loads((run / "metrics.json").read_text()) == numbers
+    assert "This report is not complete." not in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("column, value, sentence", [
+    ("pixel_size", 0, "row 1: pixel_size is 0 and must be above 0"), ("pixel_size", -0.1, "row 1: pixel_size is -0.1 and must be above 0"),
+    ("size_mm", 0, "row 1: size_mm is 0 and must be above 0"), ("pixel_size", "small", "row 1: pixel_size is 'small', which is not a number"),
+])
+def test_sizes_that_cannot_be_stop_the_report_before_training(column, value, sentence, tmp_path, refused):
+    files = write_folder(tmp_path / "data")
+    (files / "boxes.csv").write_text(f"name,x1,x2,y1,y2,classname,{column}\n"
+                                     + "".join(f"{number:02d}.png,5,40,5,40,HC,{value}\n" for number in range(12)))
+    code, last = refused("train", str(files), "--name", str(tmp_path / "run"))
+    assert code == 1 and sentence in last and not list(tmp_path.glob("run*/model.json"))
+
+
+def write_folder(folder: Path) -> Path:
+    "Twelve pictures of noise without labels."
+    folder.mkdir()
+    for number in range(12):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), np.random.default_rng(number).integers(0, 255, (48, 64), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [4, 1])
+def test_a_last_batch_of_one_small_image(batch_size, tmp_path):
+    files = write_folder(tmp_path / "data")
+    (files / "boxes.csv").write_text("name,x1,x2,y1,y2,classname,split\n" + "".join(
+        f"{number:02d}.png,{number},40,5,40,HC,{'train' if number < 9 else 'val' if number < 10 else 'test'}\n" for number in range(12)))
+    params = dict(data=str(files), image_size=16, epochs=1, batch_size=batch_size, tracker="")
+    if batch_size == 1:
+        with pytest.raises(shell.ReportError, match="batches of one image with an image_size of 16") as stopped:
+            shell.run_report("train", params, tmp_path / "run", progress=False)
+        assert "learning rate" not in str(stopped.value)
+        return
+    run = shell.run_report("train", params, tmp_path / "run", progress=False)
+    assert pd.read_csv(run / "history.csv")["step"].tolist() == [2]      # 4 and 5 images
+    assert "9 training images in batches of 4 leave one over: it joins the batch before it" in (run / "report.html").read_text()
 
 
 def test_parameters_from_yaml_are_checked(tmp_path):
