@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'FINDING_COLUMNS', 'KINDS', 'CORNERS', 'box_statistics', 'corner_rows', 'odd_sizes', 'perceptual_hash',
            'image_facts', 'look_at_images', 'near_hashes', 'duplicate_images', 'check_boxes', 'summarize_findings',
-           'fix_boxes', 'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes', 'frcnn_boxes']
+           'fix_boxes', 'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes', 'exams_known', 'frcnn_boxes']
 
 # %% ../nbs/04_data.ipynb #5e12a429
 import argparse
@@ -766,12 +766,21 @@ def _count_lines(table: pd.DataFrame) -> list[str]:
     return [f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images"
             for (split, classname), rows in boxed.groupby([splits, "classname"])]
 
+# %% ../nbs/04_data.ipynb #f915fa31
+def exams_known(
+    table: pd.DataFrame,   # boxes table with group, if known
+) -> bool:
+    "Whether a group is more than the name of its image: without exams, an interval over exams is one over images, and must say so."
+    names = table.drop_duplicates("name")["name"]
+    own = names.map(lambda name: str(PurePosixPath(name).with_suffix("")))
+    groups = _groups(table.drop_duplicates("name"))
+    return bool(((groups != own) & (groups != names) & groups.notna()).any())
+
 # %% ../nbs/04_data.ipynb #35a7d401
 def _exam_line(table: pd.DataFrame) -> str:
     "How many exams the images belong to; a warning in words when no name tells it."
     images = table.drop_duplicates("name")
-    alone = _groups(images) == [str(PurePosixPath(name).with_suffix("")) for name in images["name"]]
-    if len(images) > 1 and (alone | (_groups(images) == images["name"])).all():
+    if len(images) > 1 and not exams_known(images):
         return ("exams: no name tells the exam or patient, so every image counts as one of its own; "
                 "--group-pattern says where it stands in the name")
     return f"exams: {_groups(images).nunique()}"
