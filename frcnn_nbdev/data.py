@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SPLITS', 'FINDING_COLUMNS', 'KINDS', 'CORNERS', 'box_statistics', 'corner_rows', 'odd_sizes', 'perceptual_hash',
            'image_facts', 'look_at_images', 'near_hashes', 'duplicate_images', 'check_boxes', 'summarize_findings',
-           'fix_boxes', 'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes', 'exams_known', 'frcnn_boxes']
+           'fix_boxes', 'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes', 'findings_sentence', 'exams_known',
+           'frcnn_boxes']
 
 # %% ../nbs/04_data.ipynb #5e12a429
 import argparse
@@ -732,6 +733,17 @@ def load_boxes(
     apart = usable.assign(group=_joined_groups(usable, findings))
     usable["split"] = split_boxes(apart, val_fraction=val_fraction, previous=previous, seed=seed)["split"]
     return DetectionData(root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"], table)
+
+# %% ../nbs/04_data.ipynb #3c6934ae
+def findings_sentence(
+    data: DetectionData,
+) -> str:
+    "What a folder holds and what is wrong with it, in two sentences."
+    counts = data.findings["severity"].value_counts()
+    words = {"error": "errors, which stop a training", "dropped": "rows of no use, which are left out", "warning": "warnings, which ask for a look"}
+    found = "; ".join(f"{counts[severity]} {text}" for severity, text in words.items() if severity in counts)
+    return (f"{data.table['name'].nunique()} images with {data.table['x1'].count()} objects of {len(data.classes)} {'class' if len(data.classes) == 1 else 'classes'} can be used. "
+            f"The check found {found or 'nothing'}.")
 
 # %% ../nbs/04_data.ipynb #4e42141d
 def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:

@@ -28,8 +28,9 @@ from .reports import Run, accuracy_sentence, as_html, many_objects, original_ima
 def training_factors(
     train_truth: pd.DataFrame,     # boxes table of training images
 ) -> dict[str, float]:             # class → factor for its size; empty where no true size is known
-    "Factors of the sizes, fitted where training boxes have true sizes and the millimetres of a pixel."
-    return fit_factors(train_truth) if {"size_mm", "pixel_size"} <= set(train_truth) else {}
+    "Factors of the sizes, fitted where training boxes have true sizes and the millimetres of a pixel; six decimals, as metrics.json keeps them."
+    factors = fit_factors(train_truth) if {"size_mm", "pixel_size"} <= set(train_truth) else {}
+    return {name: round(factor, 6) for name, factor in factors.items()}
 
 # %% ../nbs/19a_pages.ipynb #7adbbb18
 def measured_sizes(
@@ -203,13 +204,13 @@ def verdict(
     if not objects:
         return f"There is nothing to find: no object is in the {images} images. {false} detections are false."
     low, high = wilson_interval(right, objects)
-    found = f"{right} of {objects} objects in {images} images ({right / objects:.0%}, 95 % Wilson interval {low:.0%} to {high:.0%})"
+    found = f"{right} of {objects} objects in {images} images are found ({right / objects:.0%}, 95 % Wilson interval {low:.0%} to {high:.0%})"
     if not right:
         first = f"Nothing is found: none of the {objects} objects in {images} images. {false} detections are false."
     elif right < missed:
-        first = f"More is missed than found: found are {found}. {false} detections are false."
+        first = f"More is missed than found: {found}. {false} detections are false."
     else:
-        first = f"Found are {found}. {false} detections are false{', more than are right' if false > right else ''}."
+        first = f"{found}. {false} detections are false{', more than are right' if false > right else ''}."
     ap = analysis.intervals.loc["AP"]
     interval = f" (95 % interval {ap['low']:.3f} to {ap['high']:.3f})" if np.isfinite(ap["low"]) else ""
     counted = "Detections of any score count" if analysis.threshold.score is None else f"Detections count from a score of {analysis.threshold.score:.2f} on"
@@ -245,12 +246,15 @@ def show_curves(
     analysis: Analysis,
 ) -> None:
     "Precision against recall, and F1 on the validation images where they chose the threshold."
-    run.show(plot_pr_curve(analysis.curves, ap=analysis.ap50), "precision_recall",
+    # All classes together are the same line again where there is one.
+    shown = [*analysis.classes, *([ALL_CLASSES] if len(analysis.classes) > 1 else [])]
+    curves, val_curves = (None if some is None else some[some["classname"].isin(shown)] for some in (analysis.curves, analysis.val_curves))
+    run.show(plot_pr_curve(curves, ap=analysis.ap50), "precision_recall",
              "Precision against recall of each class at IoU 0.5, with AP50 in the legend: " +
-             ", ".join(f"{name} {value:.3f}" for name, value in analysis.ap50.items()) + ".",
+             ", ".join(f"{name} {value:.3f}" for name, value in analysis.ap50.items() if name in shown) + ".",
              "Precision and recall at IoU 0.5; the number is AP50.")
-    if analysis.val_curves is not None:
-        run.show(plot_f1(analysis.val_curves, threshold=analysis.threshold.score), "f1",
+    if val_curves is not None:
+        run.show(plot_f1(val_curves, threshold=analysis.threshold.score), "f1",
                  "F1 against the score threshold on the validation images, with the largest of each class.",
                  f"F1 on the validation images. Threshold: {analysis.threshold.words()}.")
 
@@ -313,7 +317,7 @@ def show_sizes(
     errors = analysis.size_errors
     shown = errors if len(errors) > 2 else errors.drop(index="all")
     as_html(shown.rename_axis("class").reset_index(),
-            f"Sizes from boxes in mm: bias, limits of agreement, mean error in mm and percent of those that are found. {size_sentence(analysis.truth, analysis.factors)}",
+            f"Sizes from boxes in mm: bias, limits of agreement, mean error in mm and percent; missing are objects that no detection of their class touches (IoU 0.1). {size_sentence(analysis.truth, analysis.factors)}",
             decimals=2)
     if not errors.loc["all", "count"]:
         print("No object was found that could be measured.")

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -474,7 +475,12 @@ def as_html(
     with pd.option_context("display.max_colwidth", None):
         shown = table.astype(object).where(table.notna(), None).replace({None: "–"}).to_html(
             index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format)
-    shown = re.sub(r"<td>([^<]{40,})</td>", r'<td class="long">\1</td>', shown).replace("<th>", '<th scope="col">')
+    of_text = cycle([not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes])      # the cells come row by row, the heading first
+
+    def marked(cell):
+        kinds = (["text"] if next(of_text) else []) + (["long"] if cell[1] == "d" and len(cell[2]) >= 40 else [])
+        return f"<t{cell[1]}" + (' scope="col"' if cell[1] == "h" else "") + (f' class="{" ".join(kinds)}"' if kinds else "") + f">{cell[2]}"
+    shown = re.sub(r"<t([hd])>([^<]*)", marked, shown)
     words = html.escape(caption)
     # A table that is wider than a phone scrolls by itself, and by the keyboard too.
     shown = f'<div class="scroll" tabindex="0" role="group" aria-label="{words}">{shown}</div>'
