@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FinishedRun', 'read_finished', 'read_runs', 'differing_params', 'interval_tables', 'runs_table', 'holm',
-           'paired_differences', 'difference_tables', 'pooled_curves', 'confusions', 'history_table',
-           'comparison_numbers']
+           'paired_differences', 'comparison_sentence', 'difference_tables', 'pooled_curves', 'confusions',
+           'counts_table', 'history_table', 'comparison_numbers']
 
 # %% ../nbs/19d_compare.ipynb #cf1cb648
 import json
@@ -18,9 +18,10 @@ import pandas as pd
 import yaml
 
 from .errors import bootstrap_intervals, compare_models
-from .evaluation import (ALL_CLASSES, average_precision, confusion, detection_confusion, match_detections,
+from .evaluation import (ALL_CLASSES, average_precision, confusion, detection_confusion, headline_names, match_detections,
                                     precision_recall, top_detections)
 from .formats import read_boxes
+from .pages import Threshold, found_and_missed
 from .shell import run_folders
 
 # %% ../nbs/19d_compare.ipynb #ef3e9dff
@@ -35,9 +36,9 @@ class FinishedRun:
     truth: pd.DataFrame
     predictions: pd.DataFrame
 
-    def threshold(self) -> float:
-        "The score from which detections count: chosen on the run's validation images, or 0.5."
-        return self.metrics.get("analysis", {}).get("threshold", 0.5)
+    def threshold(self) -> Threshold:
+        "The score from which detections count, chosen on the run's validation images; where none was chosen all count."
+        return Threshold.of_run(self.metrics)
 
     def seconds(self) -> float:
         "How long the training took; NaN where that is not known."
@@ -95,7 +96,7 @@ def interval_tables(
 ) -> dict[str, pd.DataFrame]:     # AP, AP50 … → a row a run; value low high
     "The headline numbers of all runs with their bootstrap intervals."
     found = {one.name: bootstrap_intervals(one.truth, one.predictions, one.classes, resamples=resamples, seed=seed) for one in runs}
-    numbers = next(iter(found.values())).index
+    numbers = headline_names(runs[0].classes)      # of one class, accuracy says nothing
     return {number: pd.DataFrame({name: table.loc[number] for name, table in found.items()}).T for number in numbers}
 
 # %% ../nbs/19d_compare.ipynb #848a30e4
@@ -109,7 +110,7 @@ def runs_table(
         row = {"run": one.name} | {name: str(one.params.get(name, "")) for name in differing_params(runs)}
         for number, table in intervals.items():
             value, low, high = table.loc[one.name, ["value", "low", "high"]]
-            row[number] = f"{value:.3f} ({low:.3f} – {high:.3f})"
+            row[number] = "–" if value != value else f"{value:.3f}" + (f" ({low:.3f} – {high:.3f})" if low == low else "")
         rows.append(row | {"training s": one.seconds()})
     return pd.DataFrame(rows)
 
@@ -137,8 +138,22 @@ def paired_differences(
         table = compare_models(runs[0].truth, runs[0].predictions, one.predictions, one.classes, resamples=resamples, seed=seed)
         tables.append(table.rename(columns={"a": "reference", "b": "value"}).rename_axis("number").reset_index().assign(run=one.name))
     found = pd.concat(tables, ignore_index=True)
+    found = found[found["number"].isin(headline_names(runs[0].classes))].reset_index(drop=True)
     found["p_holm"] = found.groupby("number")["p"].transform(lambda p: holm(p.to_numpy()))
     return found[["run", "number", "reference", "value", "difference", "low", "high", "p", "p_holm"]]
+
+# %% ../nbs/19d_compare.ipynb #6ab8894e
+def comparison_sentence(
+    differences: pd.DataFrame,       # of paired_differences
+) -> str:
+    "Which runs differ from the reference in AP by more than chance makes."
+    rows, parts = differences[(differences["number"] == "AP") & differences["p_holm"].notna()], []
+    for one in rows.itertuples():
+        if one.p_holm < 0.05:
+            interval = f" (95 % interval {one.low:+.3f} to {one.high:+.3f})" if one.low == one.low else ""
+            parts.append(f"{one.run} is {'better' if one.difference > 0 else 'worse'} by {abs(one.difference):.3f}{interval}, corrected p = {one.p_holm:.3f}")
+    others = f"{len(rows) - len(parts)} of {len(rows)} runs {'differs' if len(rows) - len(parts) == 1 else 'differ'} from the reference in AP by no more than chance makes (corrected p of 0.05 and more)"
+    return "; ".join([*parts, *([others] if len(parts) < len(rows) else [])]) + "." if len(rows) else "AP is not defined for these images."
 
 # %% ../nbs/19d_compare.ipynb #d103b4f2
 def difference_tables(
@@ -160,7 +175,8 @@ def pooled_curves(
         matches = match_detections(one.truth, one.predictions, one.classes, iou_thresholds=[iou_threshold])
         curve = precision_recall(matches, iou_threshold)
         curves.append(curve[curve["classname"] == ALL_CLASSES].assign(classname=one.name))
-        ap[one.name] = float(np.nanmean(average_precision(matches)))
+        by_class = average_precision(matches)
+        ap |= {} if np.isnan(by_class).all() else {one.name: float(np.nanmean(by_class))}
     return pd.concat(curves, ignore_index=True), ap
 
 # %% ../nbs/19d_compare.ipynb #b5096781
@@ -176,8 +192,17 @@ def confusions(
             matrix = confusion(top_detections(one.truth, one.predictions), one.classes)
             found[one.name] = np.pad(matrix, (0, len(one.classes) + 1 - len(matrix)))
         else:
-            found[one.name] = detection_confusion(one.truth, one.predictions, one.classes, score_threshold=one.threshold())
+            found[one.name] = detection_confusion(one.truth, one.predictions, one.classes, score_threshold=one.threshold().least)
     return found
+
+# %% ../nbs/19d_compare.ipynb #efc78f2e
+def counts_table(
+    runs: Sequence[FinishedRun],
+) -> pd.DataFrame:           # a row a run; with more than one class only the thresholds
+    "From which score on each run's detections count, and what a single class has found, missed and false."
+    one_class = len(runs[0].classes) == 1
+    return pd.DataFrame([{"run": one.name} | (found_and_missed(matrix) if one_class else {}) | {"score threshold": one.threshold().words()}
+                         for one, matrix in zip(runs, confusions(runs, top=False).values(), strict=True)])
 
 # %% ../nbs/19d_compare.ipynb #5cf627bb
 def history_table(

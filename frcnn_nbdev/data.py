@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'FINDING_COLUMNS', 'KINDS', 'CORNERS', 'MEASURES', 'box_statistics', 'corner_rows', 'odd_sizes',
            'perceptual_hash', 'image_facts', 'look_at_images', 'near_hashes', 'duplicate_images', 'check_boxes',
            'summarize_findings', 'fix_boxes', 'split_boxes', 'kfold_boxes', 'DetectionData', 'load_boxes',
-           'frcnn_boxes']
+           'findings_sentence', 'exams_known', 'frcnn_boxes']
 
 # %% ../nbs/04_data.ipynb #5e12a429
 import argparse
@@ -769,6 +769,17 @@ def load_boxes(
     usable["split"] = split_boxes(apart, val_fraction=val_fraction, previous=previous, seed=seed)["split"]
     return DetectionData(root, usable, tuple(classes if classes is not None else found), findings, table.attrs["format"], table)
 
+# %% ../nbs/04_data.ipynb #3c6934ae
+def findings_sentence(
+    data: DetectionData,
+) -> str:
+    "What a folder holds and what is wrong with it, in two sentences."
+    counts = data.findings["severity"].value_counts()
+    words = {"error": "errors, which stop a training", "dropped": "rows of no use, which are left out", "warning": "warnings, which ask for a look"}
+    found = "; ".join(f"{counts[severity]} {text}" for severity, text in words.items() if severity in counts)
+    return (f"{data.table['name'].nunique()} images with {data.table['x1'].count()} objects of {len(data.classes)} {'class' if len(data.classes) == 1 else 'classes'} can be used. "
+            f"The check found {found or 'nothing'}.")
+
 # %% ../nbs/04_data.ipynb #4e42141d
 def _finding_lines(findings: pd.DataFrame, each: int = 10) -> list[str]:
     "Findings as lines of text, the worst first, at most `each` of a kind."
@@ -802,12 +813,21 @@ def _count_lines(table: pd.DataFrame) -> list[str]:
     return [f"  {split:10s} {classname:12s} {len(rows):6d} boxes in {rows['name'].nunique()} images"
             for (split, classname), rows in boxed.groupby([splits, "classname"])]
 
+# %% ../nbs/04_data.ipynb #f915fa31
+def exams_known(
+    table: pd.DataFrame,   # boxes table with group, if known
+) -> bool:
+    "Whether a group is more than the name of its image: without exams, an interval over exams is one over images, and must say so."
+    names = table.drop_duplicates("name")["name"]
+    own = names.map(lambda name: str(PurePosixPath(name).with_suffix("")))
+    groups = _groups(table.drop_duplicates("name"))
+    return bool(((groups != own) & (groups != names) & groups.notna()).any())
+
 # %% ../nbs/04_data.ipynb #35a7d401
 def _exam_line(table: pd.DataFrame) -> str:
     "How many exams the images belong to; a warning in words when no name tells it."
     images = table.drop_duplicates("name")
-    alone = _groups(images) == [str(PurePosixPath(name).with_suffix("")) for name in images["name"]]
-    if len(images) > 1 and (alone | (_groups(images) == images["name"])).all():
+    if len(images) > 1 and not exams_known(images):
         return ("exams: no name tells the exam or patient, so every image counts as one of its own; "
                 "--group-pattern says where it stands in the name")
     return f"exams: {_groups(images).nunique()}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from .evaluation import (COCO_THRESHOLDS, Matches, average_precision, check_tables,
-                                    is_crowd, match_detections, table_boxes, threshold_index,
+                                    is_crowd, is_located, match_detections, table_boxes, threshold_index,
                                     top_detections, wilson_interval)
 from .iou import box_iou
 
@@ -230,7 +230,7 @@ def _headline(
     matches: Matches,      # at COCO's thresholds
     top: pd.DataFrame,     # of top_detections, rows in the order of matches.images
     weights: np.ndarray,   # (W, N)
-) -> pd.DataFrame:         # (W,) rows, columns AP AP50 AP75 accuracy mean_iou
+) -> pd.DataFrame:         # (W,) rows, columns AP AP50 AP75 accuracy located mean_iou
     "The headline numbers for every row of weights."
     # Some hundred rows at a time keep the memory small.
     step = max(1, 10_000_000 // max(len(matches.score), 1))
@@ -238,11 +238,11 @@ def _headline(
                          for start in range(0, len(weights), step)])
     known = top["iou"].notna().to_numpy()
     total, objects = weights.sum(axis=1), weights[:, known].sum(axis=1)
-    overlap = weights[:, known] @ top["iou"].to_numpy(float)[known]
-    mean_iou = np.divide(overlap, objects, out=np.full(len(weights), np.nan), where=objects > 0)
+    seen = np.stack([is_located(top), top["iou"]], axis=1).astype(float)[known]      # (known, 2)
+    located, mean_iou = np.divide(weights[:, known] @ seen, objects[:, None], out=np.full((len(weights), 2), np.nan), where=objects[:, None] > 0).T
     return pd.DataFrame({"AP": _mean_ap(ap), "AP50": _mean_ap(ap[:, :, [threshold_index(matches, 0.5)]]),
                          "AP75": _mean_ap(ap[:, :, [threshold_index(matches, 0.75)]]),
-                         "accuracy": weights @ top["correct"].to_numpy(float) / total, "mean_iou": mean_iou})
+                         "accuracy": weights @ top["correct"].to_numpy(float) / total, "located": located, "mean_iou": mean_iou})
 
 # %% ../nbs/17b_errors.ipynb #0f3ecdc5
 def _prepared(
@@ -276,7 +276,7 @@ def bootstrap_intervals(
     resamples: int = 1000,                # how often
     confidence: float = 0.95,             # coverage that is aimed at
     seed: int | np.random.Generator = 0,  # source of randomness
-) -> pd.DataFrame:                        # rows AP AP50 AP75 accuracy mean_iou; columns value low high
+) -> pd.DataFrame:                        # rows AP AP50 AP75 accuracy located mean_iou; columns value low high
     "Percentile bootstrap intervals of the headline numbers; exams are drawn with replacement."
     matches, top = _prepared(truth, predictions, classes)
     groups = group_numbers(truth, matches.images, group)
@@ -310,7 +310,7 @@ def compare_models(
     resamples: int = 1000,                # of the interval, and again of the test
     confidence: float = 0.95,             # coverage that is aimed at
     seed: int | np.random.Generator = 0,  # source of randomness
-) -> pd.DataFrame:                        # a b difference low high p; rows AP AP50 AP75 accuracy mean_iou
+) -> pd.DataFrame:                        # a b difference low high p; rows AP AP50 AP75 accuracy located mean_iou
     "Difference b − a with a paired bootstrap interval, and the two-sided p of a paired permutation test."
     rng = np.random.default_rng(seed)
     (a, top_a), (b, top_b) = [_prepared(truth, table, classes) for table in (predictions_a, predictions_b)]

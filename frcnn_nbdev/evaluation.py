@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['BACKGROUND', 'COCO_THRESHOLDS', 'SIZES', 'ALL_CLASSES', 'is_crowd', 'check_tables', 'greedy_match', 'table_boxes',
            'Matches', 'match_detections', 'threshold_index', 'precision_recall', 'average_precision',
-           'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval', 'top_metrics', 'confusion',
-           'detection_confusion', 'image_scores', 'worst_images', 'evaluate']
+           'coco_metrics_from_coco', 'coco_metrics', 'top_detections', 'wilson_interval', 'is_located',
+           'headline_names', 'top_metrics', 'confusion', 'detection_confusion', 'image_scores', 'worst_images',
+           'evaluate']
 
 # %% ../nbs/17_evaluation.ipynb #d62e5d0e
 import gc
@@ -285,7 +286,7 @@ def precision_recall(
     matches: Matches,             # of match_detections
     iou_threshold: float = 0.5,   # one of its thresholds
 ) -> pd.DataFrame:                # classname score tp fp precision recall f1; a row for every distinct score
-    "The precision-recall curve of every class, and of all of them pooled; recall is NaN without true boxes."
+    "The precision-recall curve of every class, and of all of them pooled; recall and F1 are NaN without true boxes."
     hit = matches.hit[threshold_index(matches, iou_threshold)]
     curves = []
     for number, name in enumerate([*matches.classes, ALL_CLASSES]):
@@ -296,7 +297,7 @@ def precision_recall(
         curve.insert(0, "classname", name)
         curve["precision"] = curve["tp"] / (curve["tp"] + curve["fp"])
         curve["recall"] = curve["tp"] / objects if objects else np.nan
-        curve["f1"] = 2 * curve["tp"] / (curve["tp"] + curve["fp"] + objects)
+        curve["f1"] = 2 * curve["tp"] / (curve["tp"] + curve["fp"] + objects) if objects else np.nan
         curves.append(curve)
     return pd.concat(curves, ignore_index=True)
 
@@ -467,19 +468,35 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
+# %% ../nbs/17_evaluation.ipynb #af206d58
+def is_located(
+    top: pd.DataFrame,            # from top_detections
+    iou_threshold: float = 0.5,   # smallest IoU of a box that is at the object
+) -> np.ndarray:                  # (rows,) bool; False for an image without object
+    "Which images have a highest-scoring detection of the right class at the object."
+    return top["correct"].to_numpy(bool) & (top["iou"].to_numpy(float) >= iou_threshold)
+
+# %% ../nbs/17_evaluation.ipynb #7ad6c375
+def headline_names(
+    classes: Sequence[str],    # class names without background
+) -> tuple[str, ...]:          # keys of `evaluate`
+    "The numbers that are read first; accuracy only where there is more than one class to choose from."
+    return ("AP", "AP50", "AP75", *(["accuracy"] if len(classes) > 1 else []), "located", "mean_iou")
+
 # %% ../nbs/17_evaluation.ipynb #dd3bc7de
 def top_metrics(
     top: pd.DataFrame,  # from top_detections
-) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), mean_iou, images
-    "Accuracy and mean IoU of the highest-scoring detections; mean_iou is None without any true box."
+) -> dict:              # accuracy, accuracy_low, accuracy_high (95 % Wilson), located, mean_iou, images
+    "Accuracy of the class, images located (class and IoU ≥ 0.5) and mean IoU; located and mean_iou are None without any true box."
     images = len(top)
     if not images:
         raise ValueError("the table of top detections has no row; evaluate at least one image.")
     correct = int(top["correct"].sum())
     low, high = wilson_interval(correct, images)
-    overlaps = top["iou"].dropna()   # images without object have no IoU; missed objects have 0
+    seen = top.dropna(subset="iou")   # images without object have no IoU; missed objects have 0
     return {"accuracy": correct / images, "accuracy_low": low, "accuracy_high": high,
-            "mean_iou": float(overlaps.mean()) if len(overlaps) else None, "images": images}
+            "located": float(is_located(seen).mean()) if len(seen) else None,
+            "mean_iou": float(seen["iou"].mean()) if len(seen) else None, "images": images}
 
 # %% ../nbs/17_evaluation.ipynb #204b3474
 def confusion(
@@ -531,7 +548,9 @@ def image_scores(
     iou_threshold: float = 0.5,        # smallest IoU of a match
     score_threshold: float = 0.5,      # detections below it do not count
 ) -> pd.DataFrame:                     # name tp fp fn precision recall f1 mean_iou; the worst image first
-    "How well each image's objects are found; mean_iou counts a missed object as 0, NaN without objects."
+    """How well each image's objects are found; mean_iou counts a missed object as 0.
+
+    NaN is what is not defined: precision without detections, recall and mean_iou without objects, F1 without both."""
     objects, detections, names = check_tables(truth, predictions)
     detections = detections[detections["score"] >= score_threshold]
     rows = []
@@ -540,9 +559,9 @@ def image_scores(
         matched = greedy_match(iou, iou_threshold)
         hits = np.flatnonzero(matched >= 0)
         tp, fp, fn = len(hits), len(pred) - len(hits), len(gt) - len(hits)
-        rows.append((name, tp, fp, fn, tp / len(pred) if len(pred) else 1.0, tp / len(gt) if len(gt) else 1.0,
-                     2 * tp / (len(pred) + len(gt)) if len(pred) + len(gt) else 1.0,
-                     float(iou[hits, matched[hits]].sum() / len(gt)) if len(gt) else float("nan")))
+        rows.append((name, tp, fp, fn, tp / len(pred) if len(pred) else np.nan, tp / len(gt) if len(gt) else np.nan,
+                     2 * tp / (len(pred) + len(gt)) if len(pred) + len(gt) else np.nan,
+                     float(iou[hits, matched[hits]].sum() / len(gt)) if len(gt) else np.nan))
     columns = ["name", "tp", "fp", "fn", "precision", "recall", "f1", "mean_iou"]
     return worst_images(pd.DataFrame(rows, columns=columns), None)
 

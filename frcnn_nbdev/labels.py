@@ -45,7 +45,7 @@ def color_mask(
     label_rgb: np.ndarray,               # (H, W, 3) uint8, RGB
     color_ranges: dict = COLOR_RANGES,   # name -> ((R low, R high), (G low, G high), (B low, B high))
 ) -> np.ndarray:                         # (H, W) bool
-    "True where a pixel has one of the colours (S0: red or green paint)."
+    "True where a pixel has one of the colours (red or green paint)."
     mask = np.zeros(label_rgb.shape[:2], np.uint8)
     for ranges in color_ranges.values() if mask.size else ():
         low, high = zip(*ranges, strict=True)
@@ -58,7 +58,7 @@ def mask_contours(
     *,
     gap: int = 0,      # breaks up to this many pixels wide are bridged
 ) -> np.ndarray:       # (n, 4) int64, xyxy, x2 y2 exclusive, from left to right
-    "One box per outer contour, specks included (S0's rule)."
+    "One box per outer contour, specks included."
     mask = np.asarray(mask)
     mask = (mask if mask.dtype == bool else mask != 0).view(np.uint8)
     if not mask.size:
@@ -122,7 +122,7 @@ def finding(severity: str, name: str, row: int, problem: str, fix: str) -> dict:
     return {"severity": severity, "name": name, "row": row, "problem": problem, "fix": fix}
 
 # %% ../nbs/02_labels.ipynb #2e9ac58a
-GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # S0: date and exam; HC18: number of the examination
+GROUP_PATTERN = r"^(\d{8}_E\d+)_I\d+|^(\d+)_\d*HC\b"  # date and exam; HC18: number of the examination
 
 # %% ../nbs/02_labels.ipynb #b175ee4a
 def group_of(
@@ -671,7 +671,7 @@ def read_color_labels(
     problems: list | None = None,        # a list: broken files are noted in it and left out; None: the first is raised
     progress: bool = False,
 ) -> pd.DataFrame:                       # boxes table, format "color"
-    "Boxes of painted label images (S0)."
+    "Boxes of painted label images."
     options = {"min_area": min_area, "gap": gap, "one_object": one_object}
     table = _read_painted(
         folder,

@@ -38,7 +38,8 @@ def alt(
     text: str,                  # what the figure shows, for readers who cannot see it
     *,
     caption: str | None = None, # visible line below the figure
-    dpi: int | None = None,     # resolution; None: the figure's own
+    dpi: int | None = None,     # size on the page; None: the figure's own
+    scale: int = 1,             # pixels of the file for each of the page: what is enlarged stays sharp
 ) -> None:
     "Displays a figure in a notebook with its description, and closes it so that it is not shown twice."
     if not text.strip():
@@ -46,12 +47,14 @@ def alt(
     figure = fig.figure if isinstance(fig, Axes) else fig
     stream = io.BytesIO()
     # Without matplotlib's version in the file, and as small as PNG allows: figures live inside of notebooks.
-    figure.savefig(stream, format="png", dpi=dpi or figure.dpi, metadata={"Software": None},
+    figure.savefig(stream, format="png", dpi=scale * (dpi or figure.dpi), metadata={"Software": None},
                    pil_kwargs={"optimize": True}, bbox_inches="tight", pad_inches=0.04)
     plt.close(figure)
     data = base64.b64encode(stream.getvalue()).decode()
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    display(HTML(f'<figure style="margin:0"><img src="data:image/png;base64,{data}" '
+    width = int.from_bytes(stream.getvalue()[16:20], "big") // scale      # a PNG says it in its first bytes
+    sized = f'width="{width}" ' if scale > 1 else ""
+    display(HTML(f'<figure style="margin:0"><img src="data:image/png;base64,{data}" {sized}'
                  f'alt="{html.escape(text)}" style="max-width:100%;height:auto">{below}</figure>'))
 
 # %% ../nbs/01_plots.ipynb #750a7c12
@@ -151,6 +154,7 @@ STYLES = {
     "negative": dict(color="#CC79A7", linestyle=(0, (1, 1.5)), linewidth=1.6, marker="x"),
     "ignored": dict(color="#9A9A9A", linestyle=(0, (4, 2, 1, 2)), linewidth=1.0, marker="."),
     "prediction": dict(color="#F5A300", linestyle=(0, (3.5, 1.5)), linewidth=2.0, marker="None"),
+    "uncertain": dict(color="#F5A300", linestyle=(0, (1, 2)), linewidth=2.0, marker="$?$"),
 }
 
 # %% ../nbs/01_plots.ipynb #76820d1c
@@ -288,7 +292,7 @@ def _draw_text(
     top, bottom = sorted(ax.get_ylim())
     margin = 0.13 * (bottom - top)
     x, align = (box[2], "right") if box[0] > left + 0.7 * (right - left) else (max(box[0], left), "left")
-    if role == "prediction":
+    if role in ("prediction", "uncertain"):
         y, vertical = (min(box[3], bottom), "bottom") if bottom - box[3] < margin else (box[3], "top")
     else:
         y, vertical = (max(box[1], top), "top") if box[1] - top < margin else (box[1], "bottom")
@@ -802,6 +806,16 @@ def _errors_named(
     alone = _unpaired(mine, other)
     return {**mine, "labels": [label if lonely else "" for label, lonely in zip(mine["labels"], alone, strict=True)]}
 
+# %% ../nbs/01_plots.ipynb #158cbdd5
+def _apart(
+    predictions: pd.DataFrame | None,   # boxes table with score, perhaps with uncertain
+) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:    # the rows that count, and the uncertain ones; None where there are none
+    "Uncertain detections apart from the others."
+    if predictions is None or "uncertain" not in predictions or not predictions["uncertain"].any():
+        return predictions, None
+    doubted = predictions["uncertain"].astype(bool)
+    return predictions[~doubted], predictions[doubted]
+
 # %% ../nbs/01_plots.ipynb #98eb0910
 def plot_detections(
     images: Mapping | Sequence,              # name -> image, or one image for each name
@@ -810,15 +824,16 @@ def plot_detections(
     names: Sequence[str],                    # which images, in this order (worst first)
     *,
     titles: Sequence[str] | None = None,     # None: the last part of each name
-    score_threshold: float = 0.5,            # predictions below it are left out
+    score_threshold: float = 0.5,            # predictions below it are left out, but for those of a column `uncertain`
     top_only: bool = False,                  # True: only the highest-scoring prediction, whatever its score
     crowded: int = 4,                        # with more true boxes in an image, text is at errors only
     columns: int | None = None,              # images side by side; None: 4, or 2 when an image is crowded
     cell: float | None = None,               # width of an image, inches; None: 2.6, or 4.2 if crowded
     fontsize: float = 10,                    # points
 ) -> Figure:                                 # the grid
-    "Images with true (solid) and predicted (dashed) boxes, class and score, in the order of the names."
+    "Images with true (solid), predicted (dashed) and uncertain (dotted) boxes, class and score, in the order of the names."
     names = list(names)
+    predictions, doubted = _apart(predictions)
     if not isinstance(images, Mapping):
         images = dict(zip(names, images, strict=True))
     missing = [name for name in names if name not in images]
@@ -833,7 +848,12 @@ def plot_detections(
     fig = image_grid([images[name] for name in names], titles=titles, gt=gt, pred=pred,
                      columns=columns or (2 if any(full) else 4), cell=cell or (4.2 if any(full) else 2.6),
                      fontsize=fontsize - any(full), linewidth=1.3 if any(full) else None)
-    handles = _legend_lines(["prediction"] if truth is None else ["truth", "prediction"])
+    for ax, name in zip(fig.axes, names, strict=False) if doubted is not None else ():
+        some = _rows_of(doubted, name)
+        draw_boxes(ax, some["boxes"], role="uncertain", labels=[f"{label}?" for label in some["labels"]], scores=some["scores"],
+                   fontsize=fontsize)
+    shown = [*(["truth"] if truth is not None else []), "prediction", *(["uncertain"] if doubted is not None else [])]
+    handles = _legend_lines(shown)
     if any(full):
         handles.append(Line2D([], [], linestyle="None", label="text: errors in crowded images"))
     fig.legend(handles=handles, loc="outside lower center", frameon=False,
@@ -910,6 +930,7 @@ def plot_pr_curve(
 def plot_f1(
     curves: pd.DataFrame,                   # of evaluation.precision_recall: classname score f1
     *,
+    threshold: float | None = None,         # a score that is marked by a line
     ax: Axes | None = None,                 # where to draw; None: a new figure
     title: str | None = None,               # above the curves
 ) -> Axes:                                  # one line a class, its best threshold marked and in the legend
@@ -918,11 +939,14 @@ def plot_f1(
     for number, (name, rows, style) in enumerate(_by_class(curves.dropna(subset="f1"))):
         best = rows.iloc[rows["f1"].to_numpy().argmax()]
         if style["label"]:
-            style["label"] = f"{name}: {best['f1']:.2f} at {best['score']:.2f}"
+            style["label"] = f"{name}: {best['f1']:.2f} at {best['score']:.2f}" if best["f1"] > 0 else f"{name}: 0"
         # A threshold between two scores keeps the same detections as the higher of them.
         ax.step([*rows["score"], 0], [*rows["f1"], rows["f1"].iloc[-1]], where="post", **style)
-        ax.plot(best["score"], best["f1"], marker=_MARKERS[number % len(_MARKERS)], markersize=7,
-                color=style["color"], markeredgecolor="white")
+        if best["f1"] > 0:                  # where F1 is 0 everywhere, no score is the best
+            ax.plot(best["score"], best["f1"], marker=_MARKERS[number % len(_MARKERS)], markersize=7,
+                    color=style["color"], markeredgecolor="white")
+    if threshold is not None:
+        ax.axvline(threshold, color="0.35", linewidth=1, linestyle=(0, (4, 2)), label=f"threshold {threshold:.2f}")
     ax.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="score threshold", ylabel="F1")
     if ax.lines:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=2.8)
@@ -965,7 +989,7 @@ def plot_calibration(
     reach = [filled["precision"] - filled["low"], filled["high"] - filled["precision"]]
     ax.errorbar(filled["mean_score"], filled["precision"], yerr=np.clip(reach, 0, None), marker="o",
                 markersize=5, color=_COLORS[0], linewidth=1.6, elinewidth=1, capsize=3, label="measured, 95 %")
-    if error is not None:
+    if error is not None and np.isfinite(error):
         ax.plot([], [], " ", label=f"calibration error {error:.3f}")
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean score", ylabel="part that is right", aspect="equal")
     ax.legend(frameon=False, loc="upper left", fontsize=9)
@@ -1061,8 +1085,11 @@ def plot_intervals(
     fig, axes = _grid(len(panels), columns, cell, (0.28 * rows + 0.55) / cell, 0.3)
     for ax, (what, table) in zip(axes, panels.items(), strict=True):
         at = np.arange(len(table))
-        reach = np.clip([table["value"] - table["low"], table["high"] - table["value"]], 0, None)
-        ax.errorbar(table["value"], at, xerr=np.nan_to_num(reach), fmt="o", color=_COLORS[0], markersize=5, capsize=3, elinewidth=1.4)
+        # From low to high, wherever the value lies; nothing is drawn where there is no interval.
+        ax.hlines(at, table["low"], table["high"], color=_COLORS[0], linewidth=1.4)
+        for end in ("low", "high"):
+            ax.plot(table[end], at, linestyle="None", marker="|", markersize=7, color=_COLORS[0])
+        ax.plot(table["value"], at, linestyle="None", marker="o", markersize=5, color=_COLORS[0])
         if zero:
             ax.axvline(0, color="0.35", linewidth=1, linestyle=(0, (4, 2)))
         ax.set_yticks(at, [textwrap.shorten(str(name), 34, placeholder="…") for name in table.index])
@@ -1171,6 +1198,20 @@ def plot_parts(
         ax.spines[["top", "right"]].set_visible(False)
     return fig
 
+# %% ../nbs/01_plots.ipynb #28a46ce3
+def _paint_dots(
+    picture: np.ndarray,             # (H, W, 3) uint8, painted into
+    box: tuple[int, int, int, int],  # x1 y1 x2 y2, the last pixel included
+    shade: tuple[int, int, int],     # RGB
+    line: int,                       # pixels
+    step: int,                       # pixels from dot to dot
+) -> None:
+    "The outline of a box as dots."
+    x1, y1, x2, y2 = box
+    across, down = range(x1, x2 + 1, step), range(y1, y2 + 1, step)
+    for centre in [(x, y) for x in across for y in (y1, y2)] + [(x, y) for y in down for x in (x1, x2)]:
+        cv2.circle(picture, centre, line // 2, shade, -1)
+
 # %% ../nbs/01_plots.ipynb #1d12d90c
 def paint_boxes(
     image: np.ndarray,             # (H, W) or (H, W, 3) uint8, RGB
@@ -1179,6 +1220,7 @@ def paint_boxes(
     labels: Sequence[str] | None = None,     # a word for each box
     scores: Sequence[float] | None = None,   # a number for each box
     role: str = "prediction",      # key of STYLES: its colour
+    uncertain: Sequence[bool] | None = None,  # for each box whether it is dotted, with a question mark
 ) -> np.ndarray:                   # (H, W, 3) uint8: a copy with the boxes
     "Boxes painted into an image of any size; light lines with a dark edge, so that they show on any grey."
     picture = np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)).copy()
@@ -1188,10 +1230,15 @@ def paint_boxes(
     # The best box comes first in a table: it is painted last, over the others.
     for index, box in reversed(list(enumerate(_boxes(boxes)))):
         x1, y1, x2, y2 = (round(float(side)) for side in box)
-        words = ([] if labels is None else [labels[index]]) + ([] if scores is None else [f"{scores[index]:.2f}"])
+        doubted = uncertain is not None and uncertain[index]
+        words = (([] if labels is None else [labels[index]]) + (["?"] if doubted else [])
+                 + ([] if scores is None else [f"{scores[index]:.2f}"]))
         (width, height), below = cv2.getTextSize(" ".join(words), font, scale, thin)
         for line, shade in ((thin + 2, (0, 0, 0)), (thin, color)):
-            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), shade, line)
+            if doubted:
+                _paint_dots(picture, (x1, y1, x2 - 1, y2 - 1), shade, line, step=4 * thin)
+            else:
+                cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), shade, line)
         if words:
             top = max(y1 - height - below - thin, 0)
             cv2.rectangle(picture, (x1, top), (x1 + width, top + height + below), (0, 0, 0), -1)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['keep_figure', 'Run', 'environment', 'settings_table', 'injected_names', 'check_torchvision', 'check_resources',
            'start_run', 'data_folder', 'data_fingerprint', 'split_line', 'check_line', 'open_data', 'open_splits',
-           'report_anchors', 'report_torchvision_model', 'report_model', 'best_anchor_ious', 'torchvision_twin',
-           'freeze_as_asked', 'one_value', 'joins_last', 'check_space', 'check_training', 'training_facts',
-           'validation_metrics', 'train_model', 'predict_split', 'forget_processes', 'train_in_processes', 'as_html',
-           'sample_images', 'original_images', 'many_objects', 'worst_first', 'headline', 'accuracy_sentence',
-           'side_by_side']
+           'folder_splits', 'split_sentence', 'split_table', 'report_anchors', 'report_torchvision_model',
+           'report_model', 'best_anchor_ious', 'torchvision_twin', 'freeze_as_asked', 'one_value', 'joins_last',
+           'check_space', 'check_training', 'training_facts', 'validation_metrics', 'train_model', 'predict_split',
+           'forget_processes', 'train_in_processes', 'as_html', 'sample_images', 'original_images', 'many_objects',
+           'worst_first', 'headline', 'accuracy_sentence', 'kept_sentence', 'side_by_side']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import ast
@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -48,8 +50,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from .anchors import AnchorGenerator, anchors_from_sizes, fit_anchors
 from .batches import BoxesDataset, make_loader, predictions_table, train_transforms
 from .checkpoints import was_finished
-from .data import SPLITS, DetectionData, load_boxes, summarize_findings
-from .evaluation import evaluate, image_scores, top_detections, worst_images
+from .data import SPLITS, DetectionData, exams_known, load_boxes, summarize_findings
+from .evaluation import evaluate, headline_names, image_scores, top_detections, worst_images
 from .distributed import launch, launched
 from .faster_rcnn import compact_faster_rcnn
 from .features import check_weights_name
@@ -107,7 +109,7 @@ class Run:
     def show(self, figure, name: str, text: str, caption: str | None = None) -> None:
         "Keep a figure and display it with its description."
         keep_figure(getattr(figure, "figure", figure), self.folder / "figures", name)
-        alt(figure, text, caption=caption)
+        alt(figure, text, caption=caption, scale=2)      # a click on the page enlarges it
 
     @contextmanager
     def timed(self, part: str):
@@ -324,6 +326,41 @@ def open_splits(
         splits[split].preload(progress)
     return splits
 
+# %% ../nbs/19_reports.ipynb #535fb6e6
+def folder_splits(
+    data: DetectionData,
+) -> pd.Series:            # name → "train", "val", "test", or "" where the folder says nothing
+    "The splits as the folder gives them, without those that were drawn."
+    given = data.read.drop_duplicates("name").set_index("name")["split"]
+    return given.reindex(data.table["name"].unique()).fillna("")
+
+# %% ../nbs/19_reports.ipynb #cae691f8
+def split_sentence(
+    data: DetectionData,
+    seed: int,             # of the draw
+) -> str:
+    "Who made the splits, in words."
+    given, has = folder_splits(data), set(data.table["split"])
+    how = f"by this tool with the seed {seed}, " + ("whole exams together" if exams_known(data.table) else "image by image, since no name tells the exam")
+    drawn = [split for split in SPLITS if split in has and split not in set(given)]
+    if not given.any():
+        return f"The folder names no splits: {' and '.join(filter(None, [', '.join(drawn[:-1]), drawn[-1]]))} were drawn {how}."
+    if drawn:
+        return f"The folder names {' and '.join(split for split in SPLITS if split in set(given))}; {' and '.join(drawn)} {'was' if len(drawn) == 1 else 'were'} drawn {how}."
+    rest = int((given == "").sum())
+    return f"The splits are those of the folder{f'; its {rest} images without one were given theirs {how}' if rest else ''}."
+
+# %% ../nbs/19_reports.ipynb #6ebf3498
+def split_table(
+    data: DetectionData,
+) -> pd.DataFrame:         # split images exams objects; exams are NaN where none is known
+    "How much of everything there is in each split."
+    table = data.table.assign(split=data.table["split"].replace("", "no split"))
+    counts = table.groupby("split").agg(images=("name", "nunique"), exams=("group", "nunique"), objects=("x1", "count"))
+    order = [split for split in (*SPLITS, "no split") if split in counts.index]
+    counts["exams"] = counts["exams"] if exams_known(data.table) else np.nan
+    return counts.loc[order].reset_index()
+
 # %% ../nbs/19_reports.ipynb #44eac1a6
 def report_anchors(
     run: Run,
@@ -493,7 +530,7 @@ def validation_metrics(
 ) -> dict[str, float]:
     "What a training is watched by, in the pixels of the original images."
     found = evaluate(dataset.table, predictions_table(dataset, detections, dataset.data.classes), dataset.data.classes)
-    return {name: found[name] for name in ("AP", "AP50", "accuracy", "mean_iou")}
+    return {name: found[name] for name in ("AP", "AP50", "accuracy", "located", "mean_iou")}
 
 # %% ../nbs/19_reports.ipynb #872bbf65
 def train_model(
@@ -584,8 +621,16 @@ def as_html(
     folded: bool = False,      # True: only the caption is seen until a click
 ) -> None:
     "Display a table with a caption; its texts are escaped."
-    shown = table.to_html(index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format, na_rep="–")
-    shown = shown.replace("<th>", '<th scope="col">')
+    # What is not known is a dash, also where Python says None; texts are whole, and long ones are broken into lines.
+    with pd.option_context("display.max_colwidth", None):
+        shown = table.astype(object).where(table.notna(), None).replace({None: "–"}).to_html(
+            index=False, border=0, escape=True, float_format=f"{{:.{decimals}f}}".format)
+    of_text = cycle([not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes])      # the cells come row by row, the heading first
+
+    def marked(cell):
+        kinds = (["text"] if next(of_text) else []) + (["long"] if cell[1] == "d" and len(cell[2]) >= 40 else [])
+        return f"<t{cell[1]}" + (' scope="col"' if cell[1] == "h" else "") + (f' class="{" ".join(kinds)}"' if kinds else "") + f">{cell[2]}"
+    shown = re.sub(r"<t([hd])>([^<]*)", marked, shown)
     words = html.escape(caption)
     # A table that is wider than a phone scrolls by itself, and by the keyboard too.
     shown = f'<div class="scroll" tabindex="0" role="group" aria-label="{words}">{shown}</div>'
@@ -628,17 +673,19 @@ def worst_first(
     truth: pd.DataFrame,
     predictions: pd.DataFrame,
     n: int,
+    score_threshold: float = 0.0,      # detections below it do not count where images have many objects
 ) -> list[str]:
-    "Names of the worst images: by the one-object protocol, or by F1 where images have many objects."
-    scores = image_scores(truth, predictions) if many_objects(truth) else top_detections(truth, predictions)
+    "Names of the worst images: by their highest-scoring detection, or by F1 where images have many objects."
+    scores = image_scores(truth, predictions, score_threshold=score_threshold) if many_objects(truth) else top_detections(truth, predictions)
     return worst_images(scores, n)["name"].tolist()
 
 # %% ../nbs/19_reports.ipynb #70e79da5
 def headline(
     metrics: dict[str, dict],
+    classes: Sequence[str],
 ) -> pd.DataFrame:          # a row a split
     "The numbers that are read first."
-    columns = ("images", "accuracy", "mean_iou", "AP", "AP50", "AP75")
+    columns = ("images", *headline_names(classes))
     return pd.DataFrame([{"split": split} | {c: metrics[split][c] for c in columns} for split in ("test", "val")])
 
 # %% ../nbs/19_reports.ipynb #02b46a20
@@ -649,14 +696,26 @@ def accuracy_sentence(
     return (f"Accuracy {metrics['accuracy']:.1%} of {metrics['images']} images "
             f"(95 % Wilson interval {metrics['accuracy_low']:.1%} to {metrics['accuracy_high']:.1%}).")
 
+# %% ../nbs/19_reports.ipynb #fa9c6b50
+def kept_sentence(
+    training: Training,
+) -> str:
+    "Which weights a training keeps, and why."
+    best = training.history["val_AP"].max()
+    if not best > 0:
+        return (f"The weights of epoch {training.best_epoch} are kept, the first that were validated: AP was 0 at every validation, "
+                "so none are better than others.")
+    return f"The weights of epoch {training.best_epoch} are kept, the best by validation AP ({best:.3f})."
+
 # %% ../nbs/19_reports.ipynb #b58df8e6
 def side_by_side(
     metrics: dict[str, dict],
     ours: Training,
     twin: Training,
+    classes: Sequence[str],
 ) -> pd.DataFrame:          # a row a detector
     "Our detector and torchvision's after the same steps."
-    columns = ("accuracy", "mean_iou", "AP", "AP50", "AP75")
+    columns = headline_names(classes)
     rows = []
     for name, found, training in (("frcnn_nbdev", metrics["test"], ours), ("torchvision", metrics["baseline"]["test"], twin)):
         rows.append({"detector": name} | {c: found[c] for c in columns} |

@@ -51,6 +51,9 @@ def test_mistakes_do_not_stop_it(spoiled):
     assert set(boxes["group"]) <= set(range(10))            # the first digit of the name
     assert len(boxes) + len(taken) == 24 and metrics["boxes"] == len(boxes) == 21
     assert (spoiled / "figures" / "findings.png").is_file()
+    page = (spoiled / "report.html").read_text()
+    assert "errors, which stop a training" in page.split('<nav class="contents"')[0]      # above all else
+    assert "cut the box to the image" in page or all(fix in page for fix in findings["fix"].str.slice(0, 40).str.replace("&", "&amp;").str.replace("'", "&#x27;").head(3))
 
 
 def test_class_names_are_shown_and_not_obeyed(spoiled):

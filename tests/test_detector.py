@@ -136,7 +136,7 @@ def test_frozen_normalisation_of_pretrained_weights_is_restored(tmp_path):
     shell.write_json({"classes": ["a", "b"], "anchors": sizes.tolist()}, tmp_path / "model.json")
     shell.write_json({}, tmp_path / "metrics.json")
     loaded = Detector.load(tmp_path)
-    assert loaded.threshold == 0.5 and loaded.fingerprint is None
+    assert loaded.threshold is None and loaded.fingerprint is None      # nothing chose one
     image = torch.rand(3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded.model([image]), model([image]), rtol=0, atol=0)
@@ -176,7 +176,7 @@ def test_the_evaluation_report_on_the_runs_own_data(tiny_run, tmp_path):
     ours, theirs = numbers(run), numbers(tiny_run)
     assert ours["test"] == theirs["test"] and ours["analysis"] == theirs["analysis"]
     figures = {path.stem for path in (run / "figures").iterdir()}
-    assert figures >= {"precision_recall", "f1", "confusion", "confusion_objects", "error_kinds", "calibration", "bland_altman", "worst"}
+    assert figures >= {"precision_recall", "confusion", "confusion_objects", "error_kinds", "calibration", "bland_altman", "worst"}
     assert {"truth.csv", "predictions.csv", "report.html"} <= {path.name for path in run.iterdir()}
 
 
@@ -186,8 +186,9 @@ def test_an_evaluation_on_another_folder_keeps_the_runs_threshold(detector, tiny
     for path in other.glob("AC/**/*.png"):
         path.unlink()
     assert detector.threshold == numbers(tiny_run)["analysis"]["threshold"]
-    assert detector.labelled(other).split == "test" and not detector.learned_from(detector.labelled(other).data)
-    found = detector.evaluate(other, "all")
+    assert detector.labelled(other).split == "all" and not detector.learned_from(detector.labelled(other).data)
+    assert set(detector.labelled(other, "test").table["split"]) == {"test"}      # the folder names it
+    found = detector.evaluate(other)
     assert found["images"] == len(list(other.glob("*/*/image/*.png")))
     assert found["per_class"]["AC"] is None and found["per_class"]["HC"] is not None
     for path in list(other.glob("FL/*/*/*.png")):
@@ -209,8 +210,58 @@ def test_the_prediction_report_on_a_video(tiny_run, phantom, tmp_path):
     assert [one["file_name"] for one in record["images"]] == ["frame 000000", "frame 000002", "frame 000004"]
     assert {(one["width"], one["height"]) for one in record["images"]} == {(320, 160)}
     table = pd.read_csv(run / "predictions.csv")
-    assert list(table) == ["name", "x1", "x2", "y1", "y2", "classname", "score"] and table["score"].dropna().min() >= 0.06
+    assert list(table) == ["name", "x1", "x2", "y1", "y2", "classname", "score", "uncertain"] and table["score"].dropna().min() >= 0.06
+    assert not table["uncertain"].any()                       # a score that was asked for is a decision
     assert len(record["annotations"]) == table["x1"].notna().sum()
+
+
+def test_an_image_without_a_certain_detection_shows_its_best_box_as_uncertain(tiny_run, phantom, tmp_path, capfd):
+    other = tmp_path / "run-of-few"
+    shutil.copytree(tiny_run, other)
+    metrics = numbers(other)
+    metrics["analysis"] |= {"threshold": 0.999, "threshold_choice": dict(images=36, objects=36, f1=0.9, best_score=0.9995, best_f1=0.92)}
+    shell.write_json(metrics, other / "metrics.json")
+    run = shell.run_report("predict", {"checkpoint": str(other), "data": str(phantom / "HC" / "test" / "image")}, tmp_path / "run")
+    table = pd.read_csv(run / "predictions.csv")
+    assert table["uncertain"].all() and not table["name"].duplicated().any() and table["x1"].notna().all()
+    assert (numbers(run)["uncertain"], numbers(run)["min_score"]) == (len(table), 0.999)
+    page, said = (run / "report.html").read_text(), capfd.readouterr().out
+    for text in (page, said):
+        assert f"0 of {len(table)} images have a detection; {len(table)} have an uncertain one only" in text
+        assert "on 36 validation images with 36 objects" in text
+
+
+def test_a_run_whose_validation_chose_nothing_has_no_threshold(tiny_run, phantom, tmp_path):
+    other = tmp_path / "blind"
+    shutil.copytree(tiny_run, other)
+    metrics = numbers(other)
+    metrics["analysis"] |= {"threshold": None, "threshold_choice": dict(images=6, objects=6, f1=None, best_score=None, best_f1=None)}
+    shell.write_json(metrics, other / "metrics.json")
+    assert Detector.load(other).threshold is None
+    run = shell.run_report("predict", {"checkpoint": str(other), "data": str(phantom / "HC" / "test" / "image")}, tmp_path / "run", progress=False)
+    assert numbers(run)["min_score"] is None and pd.read_csv(run / "predictions.csv")["uncertain"].all()
+    assert "none of the detections on the 6 validation images is right" in (run / "report.html").read_text()
+
+
+def test_another_folder_is_judged_whole_and_with_the_factors_of_the_run(tiny_run, phantom, tmp_path):
+    factors = numbers(tiny_run)["analysis"]["size_factors"]
+    assert set(factors) == {"AC", "FL", "HC", "HUM"}
+    table = read_boxes(phantom)
+    other = tmp_path / "other"                      # the same images in a folder that names no splits
+    other.mkdir()
+    for name in table["name"]:
+        shutil.copy(phantom / name, other / name.replace("/", "-"))
+    columns = ["name", "x1", "x2", "y1", "y2", "classname", "pixel_size", "size_mm"]
+    table.assign(name=table["name"].str.replace("/", "-"))[columns].to_csv(other / "boxes.csv", index=False)
+    run = shell.run_report("evaluate", {"checkpoint": str(tiny_run), "data": str(other), "resamples": 20}, tmp_path / "run", progress=False)
+    found = numbers(run)
+    assert found["all"]["images"] == len(table) and found["analysis"]["size_factors"] == factors
+    assert found["analysis"]["threshold"] == numbers(tiny_run)["analysis"]["threshold"]
+    assert set(pd.read_csv(run / "truth.csv", keep_default_na=False).get("split", [""])) == {""}
+    page = (run / "report.html").read_text()
+    assert f"all {len(table)} images of the folder, which names no splits; none were drawn" in page and f"HC × {factors['HC']:.3f}" in page
+    with pytest.raises(shell.ReportError, match="names no splits; leave `split` out"):
+        shell.run_report("evaluate", {"checkpoint": str(tiny_run), "data": str(other), "split": "test"}, tmp_path / "split", progress=False)
 
 
 def test_the_comparison_report(tiny_run, tmp_path):
@@ -233,9 +284,9 @@ def test_heads_of_hc18_have_their_true_circumference(real):
     if not (real / "hc18").is_dir():
         pytest.skip(f"no HC18 in {real}; set FRCNN_REAL to its parent")
     from frcnn_nbdev.data import load_boxes
-    from frcnn_nbdev.pages import analyse
+    from frcnn_nbdev.pages import analyse, training_factors
     table = load_boxes(real / "hc18").table
     train, test = table[table["split"] == "train"], table[table["split"] == "test"]
     perfect = test[["name", "x1", "x2", "y1", "y2", "classname"]].assign(score=1.0)
-    found = analyse(test, perfect, ["HC"], train_truth=train, resamples=10).numbers()
+    found = analyse(test, perfect, ["HC"], factors=training_factors(train), resamples=10).numbers()
     assert round(found["size_factors"]["HC"], 3) == 0.989 and round(found["sizes"]["HC"]["mean_percent"], 1) == 0.2

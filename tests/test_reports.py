@@ -49,12 +49,33 @@ def test_a_run_folder_is_complete(tiny):
     assert "<img" in page and "https://cdn" not in page and "src=\"http" not in page
     assert "/s]" not in page and "Warning" not in page, "a progress bar or a warning is on the page"
     assert '<nav class="contents"' in page and page.count("<img") == page.count("alt=\"") and 'alt=""' not in page
+    order = [page.index(words) for words in ("<h1", "Detections count from a score", "Headline numbers of 6 images", '<nav class="contents"', ">Parameters<", '<details class="code">')]
+    assert order == sorted(order) and page.count('<details class="code">') == 1
     assert json.loads((tiny / "environment.json").read_text()).keys() >= {"report", "commit", "packages", "data"}
 
 
 def test_params_yaml_runs_as_is_and_gives_the_same_metrics(tiny, folder):
     again = shell.run_report("train", yaml.safe_load((tiny / "params.yaml").read_text()), folder / "again", progress=False)
     assert (again / "metrics.json").read_bytes() == (tiny / "metrics.json").read_bytes()
+
+
+def test_one_class_is_not_called_accurate(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = ["name,x1,x2,y1,y2,classname"]
+    (tmp_path / "data").mkdir()
+    for number in range(20):
+        image = rng.integers(0, 60, (64, 64), dtype=np.uint8)
+        x, y = rng.integers(2, 40, 2)
+        image[y:y + 20, x:x + 20] = 220
+        cv2.imwrite(str(tmp_path / "data" / f"{number}.png"), image)
+        rows.append(f"{number}.png,{x},{x + 20},{y},{y + 20},square")
+    (tmp_path / "data" / "boxes.csv").write_text("\n".join(rows))
+    run = shell.run_report("train", dict(TINY, epochs=1, image_size=64, data=str(tmp_path / "data")), tmp_path / "run", progress=False)
+    page = (run / "report.html").read_text()
+    assert "accuracy" not in page.split("The code of this report")[0].lower().replace("val_accuracy", "") and ">located<" in page
+    assert ">false detections<" in page and not (run / "figures" / "confusion.png").exists()
+    assert "drawn by this tool with the seed 0, image by image" in page and "since no exam is known" in page
+    assert json.loads((run / "metrics.json").read_text())["test"].keys() >= {"accuracy", "located"}
 
 
 def test_plain_papermill(folder):
