@@ -8,7 +8,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 NBS    := $(sort $(wildcard nbs/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help env report test test-slow test-notebooks test-python lint lab notebooks export readme site clean
+.PHONY: help env report test test-slow test-portable test-notebooks test-python lint lab notebooks export readme site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test-python: $(STAMP)  ## run the tests that cross stages
 test-slow: $(STAMP)  ## the cells and tests that take minutes
 	$(BIN)/nbdev_test --flags slow --do_print
 	$(BIN)/python -m pytest -m slow || test $$? -eq 5    # 5: no test is marked
+
+test-portable: $(STAMP)  ## what trains, under the roundings of three machines (an hour); ONLY="16d test_sweeps" runs parts
+	$(BIN)/python tests/portable.py $(ONLY)
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs
