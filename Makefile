@@ -8,7 +8,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 NBS    := $(sort $(wildcard nbs/*.ipynb))
 
 .DEFAULT_GOAL := help
-.PHONY: help env constraints report test test-slow test-notebooks test-python lint lab notebooks export readme site clean $(NBS:%=%.test)
+.PHONY: help env constraints report test test-slow test-portable test-notebooks test-python lint lab notebooks export readme site clean $(NBS:%=%.test)
 
 # `make env` installs the versions that the tests passed with; `make env LATEST=1` takes the newest that settings.ini allows.
 LATEST ?=
@@ -74,6 +74,9 @@ test-python: $(STAMP)  ## run the tests that cross stages
 test-slow: $(STAMP)  ## the cells and tests that take minutes
 	$(BIN)/nbdev_test --flags slow --do_print
 	$(BIN)/python -m pytest -m slow || test $$? -eq 5    # 5: no test is marked
+
+test-portable: $(STAMP)  ## what trains, under the roundings of three machines (an hour); ONLY="16d test_sweeps" runs parts
+	$(BIN)/python tests/portable.py $(ONLY)
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs

@@ -67,12 +67,12 @@ def find_lr(
 def suggest_lr(
     found: pd.DataFrame,      # from `find_lr`
 ) -> float:
-    "The rate at which the smoothed loss falls fastest."
+    "The rate at which half of the smoothed loss's fall is done."
     before = found["smooth"].iloc[:int(found["smooth"].idxmin()) + 1]
     if len(before) < 3:
         raise ValueError("the loss never falls: begin with a smaller learning rate")
-    slope = np.gradient(before.to_numpy(), np.log(found["lr"].iloc[:len(before)].to_numpy()))
-    return float(found["lr"].iloc[int(np.argmin(slope))])
+    above = np.flatnonzero(before > (before.max() + before.min()) / 2)
+    return float(found["lr"].iloc[above[-1] + 1])
 
 # %% ../nbs/16d_tuning.ipynb #383d165d
 @torch.no_grad()

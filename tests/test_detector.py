@@ -15,6 +15,7 @@ from frcnn_nbdev import compare, reports, shell
 from frcnn_nbdev.data import DetectionData
 from frcnn_nbdev.detector import Detector, ThreadedLoader
 from frcnn_nbdev.formats import read_boxes
+from frcnn_nbdev.iou import box_iou
 from frcnn_nbdev.labels import boxes_table, read_image
 from frcnn_nbdev.training import save_weights
 
@@ -52,17 +53,22 @@ def test_all_ways_to_give_an_image_are_one(detector, phantom):
     pd.testing.assert_frame_equal(whole, by_name)
     in_memory = detector.predict([read_image(file) for file in files])
     pd.testing.assert_frame_equal(whole.drop(columns="name"), in_memory.drop(columns="name"))
-    alone = pd.concat([detector.predict(file) for file in files], ignore_index=True)
-    np.testing.assert_allclose(alone["x1"], whole["x1"], atol=1e-2)       # another batch, other rounding
+    # Another batch is rounded otherwise, which may decide between two detections that are nearly equal: most have a twin.
+    found = {name: torch.tensor(rows[["x1", "y1", "x2", "y2"]].to_numpy()) for name, rows in whole.groupby("name")}
+    for file in files:
+        alone = torch.tensor(detector.predict(file)[["x1", "y1", "x2", "y2"]].to_numpy())
+        apart = (alone[:, None] - found[file.name]).abs().amax(dim=2).amin(dim=1)      # from the nearest, the largest of four
+        assert (apart < 1e-2).double().mean() > 0.8
 
 
 def test_boxes_are_in_pixels_of_the_file(detector, phantom):
     image = read_image(next(phantom.glob("HC/test/image/*.png")))
     one = detector.predict(image)
     wide = detector.predict(cv2.resize(image, None, fx=3, fy=1, interpolation=cv2.INTER_NEAREST))
-    # Both are squeezed to the same square up to resampling: the best boxes agree in relative place.
-    best, other = one.iloc[0], wide.iloc[0]
-    assert abs(best["x1"] - other["x1"] / 3) < 0.1 * image.shape[1] and abs(best["y1"] - other["y1"]) < 0.1 * image.shape[0]
+    # Both are squeezed to the same square up to resampling: the best box of one is among those of the other.
+    corners = ["x1", "y1", "x2", "y2"]
+    best, others = torch.tensor(one[corners].to_numpy())[:1], torch.tensor(wide[corners].to_numpy()) / torch.tensor([3, 1, 3, 1])
+    assert box_iou(best, others).max() > 0.8
     assert (one[["x1", "y1"]] >= 0).all().all() and one["x2"].max() <= image.shape[1] and one["y2"].max() <= image.shape[0]
 
 
@@ -210,7 +216,7 @@ def test_the_prediction_report_on_a_video(tiny_run, phantom, tmp_path):
     assert [one["file_name"] for one in record["images"]] == ["frame 000000", "frame 000002", "frame 000004"]
     assert {(one["width"], one["height"]) for one in record["images"]} == {(320, 160)}
     table = pd.read_csv(run / "predictions.csv")
-    assert list(table) == ["name", "x1", "x2", "y1", "y2", "classname", "score", "uncertain"] and table["score"].dropna().min() >= 0.06
+    assert list(table) == ["name", "x1", "x2", "y1", "y2", "classname", "score", "uncertain"] and (table["score"].dropna() >= 0.06).all()
     assert not table["uncertain"].any()                       # a score that was asked for is a decision
     assert len(record["annotations"]) == table["x1"].notna().sum()
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from frcnn_nbdev import training
 from frcnn_nbdev.anchors import anchors_from_sizes
-from frcnn_nbdev.batches import BoxesDataset, make_loader, train_transforms
+from frcnn_nbdev.batches import BoxesDataset, collate, make_loader, train_transforms
 from frcnn_nbdev.checkpoints import PLAIN, Checkpoints, read_checkpoint
 from frcnn_nbdev.data import load_boxes
 from frcnn_nbdev.faster_rcnn import compact_faster_rcnn
@@ -29,9 +29,9 @@ SETUP = f"""
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     import torch
     torch.set_num_threads(1)
-    from frcnn_nbdev.batches import collate, make_loader
+    from frcnn_nbdev.batches import make_loader
     from frcnn_nbdev.training import fit
-    from test_training import data, detector
+    from test_training import data, detector, in_double
 """
 
 
@@ -54,12 +54,22 @@ def phantom(tmp_path_factory):
     return folder
 
 
-def train(phantom, model=None, batch_size=4, **changes):
+def in_double(batch):
+    "A batch in float64, for comparisons of sums in another order: in float32 a rounding may decide which proposal survives."
+    pictures, targets = collate(batch)
+    return [p.double() for p in pictures], [t | {"boxes": t["boxes"].double()} for t in targets]
+
+
+def train(phantom, model=None, batch_size=4, double=False, **changes):
     "A short training; the model, and what `fit` says."
     images, val = data(phantom)
     model = detector() if model is None else model
+    loaders = make_loader(images, batch_size, shuffle=True, seed=0), make_loader(val, 2)
+    if double:
+        for loader in loaders:
+            loader.collate_fn = in_double
     settings = dict(epochs=3, lr=1e-3, ema_decay=0.8, validate_every=2, progress=False)
-    return model, fit(model, make_loader(images, batch_size, shuffle=True, seed=0), make_loader(val, 2), **settings | changes)
+    return model, fit(model.double() if double else model, *loaders, **settings | changes)
 
 
 def assert_same(one, other):
@@ -112,26 +122,33 @@ KILLER = SETUP + """
                 os._exit(code)
         return pid
 
+    def newest():
+        "Step of the newest checkpoint of the training that gets killed."
+        return max((int(path.stem[5:]) for path in Path(folder, "killed").glob("step-*.safetensors")), default=0)
+
     begin = time.perf_counter()
     assert os.waitpid(run("whole"), 0)[1] == 0
-    seconds = time.perf_counter() - begin
+    step_seconds = (time.perf_counter() - begin) / 20
     random.seed(int(time.time()))
-    kills, after = 0, []
-    for attempt in range(40):
-        pid = run("killed")
-        if attempt < 5:
-            wait = random.uniform(0.1, 0.5) * seconds
-            time.sleep(wait)
-            os.kill(pid, signal.SIGKILL)
-            after.append(wait)
-        status = os.waitpid(pid, 0)[1]
-        kills += os.WIFSIGNALED(status)
+    killed = []
+    for attempt in range(4):
+        goal, pid, ended = newest() + random.randint(1, 4), run("killed"), 0
+        if attempt < 3:      # after a few steps of this process, anywhere within a step or a checkpoint
+            while newest() < goal and not ended:
+                time.sleep(0.001)
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                time.sleep(random.uniform(0, 1) * step_seconds)
+                os.kill(pid, signal.SIGKILL)
+        if not ended:
+            status = os.waitpid(pid, 0)[1]
         if status == 0:
             break
         assert os.WIFSIGNALED(status), status
+        killed.append(newest())
     found = sorted(path.name for path in Path(folder, "killed").iterdir())
-    print(f"{kills} kills after {[round(s, 2) for s in after]} of {seconds:.2f} s; {found}")
-    assert kills >= 2 and not [name for name in found if not name.startswith("step-")]
+    print(f"killed after the steps {killed} of 20; {found}")
+    assert len(killed) >= 2 and not [name for name in found if not name.startswith("step-")]
 """
 
 
@@ -247,11 +264,13 @@ def test_weights_that_cannot_be_written_are_written_at_the_end(phantom, tmp_path
 
 
 def test_a_checkpoint_holds_no_code_and_says_how_much_time_was_used(phantom, tmp_path, monkeypatch):
+    begin = time.perf_counter()
     cut(monkeypatch, phantom, 4, checkpoints=tmp_path, max_minutes=30.0)
+    passed = time.perf_counter() - begin
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
     tensors, facts = read_checkpoint(Checkpoints(tmp_path, {}).files()[-1])
     assert {name.split("/")[0] for name in tensors} == {"model", "average", "optimizer", "rng", "order", "generator"}
-    assert 0 < facts["seconds"] < 60 and json.dumps(facts)
+    assert 0 < facts["seconds"] < passed and json.dumps(facts)
     time.sleep(0.3)      # time in which nothing ran does not count
     done = train(phantom, checkpoints=tmp_path, max_minutes=30.0)[1]
     assert done.resumed == 3 and done.seconds > facts["seconds"]
@@ -282,10 +301,6 @@ TWO = SETUP + """
     phantom, folder = sys.argv[1:]
     images, val = data(phantom)
 
-    def in_double(batch):
-        pictures, targets = collate(batch)
-        return [p.double() for p in pictures], [t | {"boxes": t["boxes"].double()} for t in targets]
-
     def go(place, double, **settings):
         loaders = make_loader(images, 3, shuffle=True, seed=0, by_aspect=True), make_loader(val, 3)
         if double:
@@ -307,7 +322,7 @@ TWO = SETUP + """
 
 def test_two_processes_equal_one(phantom, tmp_path):
     run_script(TWO, phantom, tmp_path)
-    for name, limit in (("double", 1e-9), ("single", 1e-6)):
+    for name, limit in (("double", 1e-9), ("single", 1e-4)):      # what goes wrong between processes is a percent
         one, two = (pd.read_csv(tmp_path / f"{name}-{n}.csv") for n in (1, 2))
         assert list(one) == list(two) and len(one) == len(two)
         assert (one - two).abs().max(axis=None) < limit, name
@@ -323,11 +338,11 @@ def test_accumulated_batches_equal_one_batch(phantom):
                 if isinstance(child, nn.BatchNorm2d):
                     setattr(module, name, nn.Identity())
         return model
-    settings = dict(image_seeds=True, epochs=1, max_steps=2, schedule="constant", ema_decay=None)
+    settings = dict(image_seeds=True, epochs=1, max_steps=2, schedule="constant", ema_decay=None, double=True)
     whole = train(phantom, without_normalisation(), batch_size=4, **settings)[1].history
     parts = train(phantom, without_normalisation(), batch_size=2, accumulate=2, **settings)[1].history
     names = [f"train_{name}" for name in LOSSES]
-    pd.testing.assert_frame_equal(parts[names], whole[names], rtol=1e-5)
+    pd.testing.assert_frame_equal(parts[names], whole[names], rtol=1e-9)
     assert whole["step"].iloc[-1] == parts["step"].iloc[-1] == 2
 
 
