@@ -589,7 +589,7 @@ def headline_lines(
     "The numbers that a report is about, as lines of text."
     if "runs" in metrics:
         lines = []
-        for name, run in metrics["runs"].items():
+        for name, run in sorted(metrics["runs"].items(), key=lambda one: one[0] in metrics["differences"]):      # the reference first
             numbers = ", ".join(f"{number} {with_interval(*(run[number][key] for key in ('value', 'low', 'high')))}" for number in ("AP", "AP50"))
             other = metrics["differences"].get(name, {}).get("AP")
             apart = "" if other is None else "; AP minus the reference's " + with_interval(other["difference"], other["low"], other["high"])
