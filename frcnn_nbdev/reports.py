@@ -278,9 +278,9 @@ def check_line(
         return "check: nothing was found"
     kinds = summarize_findings(data.findings)
     words = {"error": "errors", "dropped": "boxes of no use", "warning": "warnings"}
-    said = [f"{rows['count'].sum()} {words[severity]} (" + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in zip(rows["kind"], rows["count"])) + ")"
+    said = [f"{words[severity]}: " + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in zip(rows["kind"], rows["count"]))
             for severity, rows in kinds.groupby("severity", sort=False)]
-    return f"check: {', '.join(said)}; listed by: {command}"
+    return f"check found {'; '.join(said)}; listed by: {command}"
 
 # %% ../nbs/19_reports.ipynb #8613a0e4
 def open_data(

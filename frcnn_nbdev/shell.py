@@ -685,7 +685,7 @@ def judged_lines(
     intervals = {name: analysis.get("intervals", {}).get(name) or (None, None) for name in numbers}
     of = "images" if split == "all" else f"{split} images"
     known = any(low is not None for low, _ in intervals.values())
-    lines = [f"{found['images']} {of}: " + ", ".join(f"{name} {with_interval(found[name], *intervals[name])}" for name in numbers)
+    lines = [f"{found['images']} {of}: " + ", ".join(f"{name} {with_interval(found.get(name), *intervals[name])}" for name in numbers)
              + ("; in brackets 95 % intervals" if known else "")]
     sizes = {name: row for name, row in analysis.get("sizes", {}).items() if name != "all" and row["mean_error"] is not None}
     if sizes:
@@ -702,7 +702,7 @@ def headline_lines(
     "The numbers that a report is about, as lines of text."
     if "runs" in metrics:
         lines = []
-        for name, run in metrics["runs"].items():
+        for name, run in sorted(metrics["runs"].items(), key=lambda one: one[0] in metrics["differences"]):      # the reference first
             numbers = ", ".join(f"{number} {with_interval(*(run[number][key] for key in ('value', 'low', 'high')))}" for number in ("AP", "AP50"))
             other = metrics["differences"].get(name, {}).get("AP")
             apart = "" if other is None else "; AP minus the reference's " + with_interval(other["difference"], other["low"], other["high"])
@@ -710,7 +710,8 @@ def headline_lines(
         return lines
     if "min_score" in metrics:
         found = ", ".join(f"{name} {number}" for name, number in metrics["detections"].items() if name != "none")
-        return [f"{metrics['images']} images; detections with a score of at least {metrics['min_score']:.2f}: {found}"]
+        least = "of any score" if metrics["min_score"] is None else f"with a score of at least {metrics['min_score']:.2f}"
+        return [f"{metrics['images']} images; detections {least}: {found}"]
     if "findings" in metrics:
         return [f"{metrics['images']} images, {metrics['boxes']} boxes, classes {', '.join(metrics['classes'])}; {sum(metrics['findings'].values())} findings"]
     return judged_lines(metrics) if any(isinstance(found, dict) and "AP" in found for found in metrics.values()) else []
