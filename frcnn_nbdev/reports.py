@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['keep_figure', 'Run', 'environment', 'settings_table', 'injected_names', 'check_torchvision', 'check_resources',
-           'start_run', 'data_folder', 'data_fingerprint', 'split_line', 'check_line', 'open_data', 'open_splits',
-           'folder_splits', 'split_sentence', 'split_table', 'report_anchors', 'report_torchvision_model',
-           'report_model', 'best_anchor_ious', 'torchvision_twin', 'freeze_as_asked', 'one_value', 'joins_last',
-           'check_space', 'check_training', 'training_facts', 'validation_metrics', 'train_model', 'predict_split',
-           'forget_processes', 'train_in_processes', 'as_html', 'sample_images', 'original_images', 'many_objects',
-           'worst_first', 'headline', 'accuracy_sentence', 'kept_sentence', 'side_by_side']
+           'start_run', 'data_folder', 'data_fingerprint', 'check_line', 'open_data', 'open_splits', 'folder_splits',
+           'split_sentence', 'split_table', 'report_anchors', 'report_torchvision_model', 'report_model',
+           'best_anchor_ious', 'torchvision_twin', 'freeze_as_asked', 'one_value', 'joins_last', 'check_space',
+           'check_training', 'training_facts', 'validation_metrics', 'train_model', 'predict_split', 'forget_processes',
+           'train_in_processes', 'as_html', 'sample_images', 'original_images', 'many_objects', 'worst_first',
+           'headline', 'accuracy_sentence', 'kept_sentence', 'side_by_side']
 
 # %% ../nbs/19_reports.ipynb #63ba74a3
 import ast
@@ -251,23 +251,6 @@ def data_fingerprint(
     "The same digits for the same boxes in the same splits."
     return sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
-# %% ../nbs/19_reports.ipynb #151a0701
-def split_line(
-    data: DetectionData,
-    seed: int,             # of the run
-) -> str:
-    "How many images each split has, and which splits were drawn and not given."
-    images = data.table.drop_duplicates("name")
-    given = set(data.read["split"]) if "split" in data.read else {""}
-    counts = ", ".join(f"{split} {(images['split'] == split).sum()}" for split in SPLITS if (images["split"] == split).any())
-    drawn = [split for split in SPLITS if split in set(images["split"]) - given]
-    if not drawn and "" not in given:
-        return f"split as the folder gives it: {counts} images"
-    what = "all" if given == {""} else " and ".join(drawn) or "what the folder leaves open"
-    groups = images["group"].nunique()
-    how = f"{groups} exams, each whole" if groups < len(images) else "image by image; where exams have several images, name them with -p group_pattern REGEX"
-    return f"split: {counts} images; {what} drawn here with seed {seed}, {how}"
-
 # %% ../nbs/19_reports.ipynb #ba739116
 def check_line(
     data: DetectionData,
@@ -302,7 +285,7 @@ def open_data(
     if progress:
         command = shlex.join(["frcnn_boxes", str(folder), "--check", *(["--group-pattern", pattern] if pattern else [])])
         lines = [f"{data.table['name'].nunique()} images, {data.table['x1'].count()} boxes of {', '.join(data.classes)}; read as {data.format}",
-                 check_line(data, command)] + ([split_line(data, run.params["seed"])] if run.report != "evaluate" else [])
+                 check_line(data, command)]
         print("\n".join(f"frcnn_report: {line}" for line in lines), flush=True)
     return data
 
@@ -339,16 +322,18 @@ def split_sentence(
     data: DetectionData,
     seed: int,             # of the draw
 ) -> str:
-    "Who made the splits, in words."
+    "How many images each split has and who made the splits, in words."
     given, has = folder_splits(data), set(data.table["split"])
-    how = f"by this tool with the seed {seed}, " + ("whole exams together" if exams_known(data.table) else "image by image, since no name tells the exam")
+    images = data.table.drop_duplicates("name")["split"].value_counts()
+    counts = ", ".join(f"{images[split]} {split}" for split in SPLITS if split in has)
+    how = f"by this tool with the seed {seed}, " + ("whole exams together" if exams_known(data.table) else "image by image, since no name tells the exam (group_pattern finds it)")
     drawn = [split for split in SPLITS if split in has and split not in set(given)]
     if not given.any():
-        return f"The folder names no splits: {' and '.join(filter(None, [', '.join(drawn[:-1]), drawn[-1]]))} were drawn {how}."
+        return f"Images: {counts}. The folder names no splits: {' and '.join(filter(None, [', '.join(drawn[:-1]), drawn[-1]]))} were drawn {how}."
     if drawn:
-        return f"The folder names {' and '.join(split for split in SPLITS if split in set(given))}; {' and '.join(drawn)} {'was' if len(drawn) == 1 else 'were'} drawn {how}."
+        return f"Images: {counts}. The folder names {' and '.join(split for split in SPLITS if split in set(given))}; {' and '.join(drawn)} {'was' if len(drawn) == 1 else 'were'} drawn {how}."
     rest = int((given == "").sum())
-    return f"The splits are those of the folder{f'; its {rest} images without one were given theirs {how}' if rest else ''}."
+    return f"Images: {counts}. The splits are those of the folder{f'; its {rest} images without one were given theirs {how}' if rest else ''}."
 
 # %% ../nbs/19_reports.ipynb #6ebf3498
 def split_table(

@@ -257,8 +257,8 @@ def test_the_shell_says_where_it_is_and_opens_the_page(tmp_path, monkeypatch, ca
     assert "\r" not in said.out + said.err and "%|" not in said.err, "bars are for a terminal"
     told = [line.removeprefix("frcnn_report: ") for line in said.out.splitlines()]
     assert told[1] == "the run folder is runs/small.unfinished, and runs/small when it is finished"
-    assert told[2:5] == ["16 images, 16 boxes of AC, FL, HC, HUM; read as color", "check: nothing was found",
-                         "split as the folder gives it: train 8, val 4, test 4 images"]
+    assert told[2:4] == ["16 images, 16 boxes of AC, FL, HC, HUM; read as color", "check: nothing was found"]
+    assert "Images: 8 train, 4 val, 4 test. The splits are those of the folder." in told
     assert told[-2] == "16 images, 16 boxes, classes AC, FL, HC, HUM; 0 findings" and told[-1].startswith("done in ")
     page = (tmp_path / "runs" / "small" / "report.html").read_text()
     assert "check: nothing was found" not in page, "what was for the console is on the page"
