@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LABEL_FOLDERS', 'freeze_like', 'read_run', 'load_model', 'ImageSet', 'named_images', 'ThreadedLoader', 'as_in_folder',
            'judged_sentence', 'Detector', 'mark_uncertain', 'shown_detections', 'video_frames', 'predict_video',
-           'paint_files', 'open_labelled', 'is_video', 'open_unlabelled', 'predict_data', 'count_detections',
-           'prediction_sentence', 'doubtful_images']
+           'paint_files', 'open_labelled', 'is_video', 'open_unlabelled', 'check_readable', 'predict_data',
+           'count_detections', 'prediction_sentence', 'doubtful_images']
 
 # %% ../nbs/19b_detector.ipynb #2bcf28c0
 import json
@@ -449,6 +449,21 @@ def open_unlabelled(
     write_phantom(folder, images=(0, 0, 12), seed=run.params["seed"])
     return folder
 
+# %% ../nbs/19b_detector.ipynb #0ef485ef
+def check_readable(
+    images: Mapping[str, Path | np.ndarray],   # of named_images
+) -> None:
+    "Decode all files before the first detection: a damaged one at the end would cost the work on all others. ValueError names the first."
+    def problem(image):
+        try:
+            read_image(image)
+        except (ValueError, OSError) as error:
+            return str(error)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = [text for text in pool.map(problem, (image for image in images.values() if isinstance(image, Path))) if text]
+    if found:
+        raise ValueError(found[0] + (f" ({len(found) - 1} more images cannot be read.)" if len(found) > 1 else ""))
+
 # %% ../nbs/19b_detector.ipynb #884124fc
 def predict_data(
     run: Run,                # of a prediction report; gets images/ or video.mp4, and coco/
@@ -466,6 +481,7 @@ def predict_data(
         sizes = {name: (height, width) for name in table["name"].unique()}
     else:
         images = named_images({source.name: source} if source.is_file() else source)
+        check_readable(images)
         image_set = ImageSet(images, detector.classes, image_size=detector.params["image_size"], resize=detector.params["resize"])
         table = shown(detector.detect(image_set, min_score=min_score, progress=True))
         paint_files(run.folder / "images", images, table)

@@ -191,6 +191,30 @@ def test_batches_by_aspect_survive_an_interruption(phantom, tmp_path, monkeypatc
     assert_same(go(checkpoints=tmp_path), go())
 
 
+@pytest.mark.parametrize("at_step", [4, 6])      # within an epoch of three batches, 3, 3 and 4 images, and at its last one
+def test_a_joined_last_batch_survives_an_interruption(at_step, phantom, tmp_path, monkeypatch):
+    images, val = data(phantom)
+    def go(**changes):
+        model = detector()
+        loader = make_loader(images, 3, shuffle=True, seed=0, join_last=True)
+        return model, fit(model, loader, make_loader(val, 2), epochs=3, progress=False, **changes)
+    monkeypatch.setitem(globals(), "train", lambda phantom, **changes: go(**changes))
+    cut(monkeypatch, phantom, at_step, checkpoints=tmp_path)
+    whole = go()
+    assert whole[1].steps == 9
+    assert_same(go(checkpoints=tmp_path), whole)
+
+
+def test_the_learning_rate_is_blamed_only_for_weights_that_are_no_numbers(phantom):
+    images, val = (BoxesDataset(one.data, one.split, image_size=16) for one in data(phantom))
+    for model, blamed in ((detector(), False), (detector(), True)):
+        if blamed:
+            torch.nn.init.constant_(model.rpn.head.bbox_pred.weight, float("nan"))
+        with pytest.raises(ValueError, match="step 1 on the images") as stopped:
+            fit(model, make_loader(images, 2 if blamed else 1), make_loader(val, 2), epochs=1, progress=False)
+        assert ("lower the learning rate" in str(stopped.value)) == blamed
+
+
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(phantom, whole, tmp_path, monkeypatch):
     cut(monkeypatch, phantom, 6, checkpoints=tmp_path)
     newest = Checkpoints(tmp_path, {}).files()[-1]
