@@ -154,7 +154,7 @@ STYLES = {
     "negative": dict(color="#CC79A7", linestyle=(0, (1, 1.5)), linewidth=1.6, marker="x"),
     "ignored": dict(color="#9A9A9A", linestyle=(0, (4, 2, 1, 2)), linewidth=1.0, marker="."),
     "prediction": dict(color="#F5A300", linestyle=(0, (3.5, 1.5)), linewidth=2.0, marker="None"),
-    "uncertain": dict(color="#F5A300", linestyle=(0, (1, 2)), linewidth=2.0, marker="$?$"),
+    "uncertain": dict(color="#F5A300", linestyle=(0, (1, 2)), linewidth=2.0, marker="None"),
 }
 
 # %% ../nbs/01_plots.ipynb #76820d1c

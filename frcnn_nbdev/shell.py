@@ -498,9 +498,10 @@ def with_wide_figures(
     "The page with its wide figures marked; the keyboard reaches them, because they may scroll."
     def marked(figure):
         # Where no attribute says how wide it is shown, the first bytes of the PNG do.
-        width = int(figure[2] or int.from_bytes(base64.b64decode(figure[1])[16:20], "big"))
+        given = re.search(r' width="(\d+)"', figure[0])
+        width = int(given[1]) if given else int.from_bytes(base64.b64decode(figure[1])[16:20], "big")
         return figure[0].replace("<figure", '<figure class="wide" tabindex="0"', 1) if width > limit else figure[0]
-    return re.sub(r'<figure[^>]*><img [^>]*?src="data:image/png;base64,([A-Za-z0-9+/]{32})[A-Za-z0-9+/=]*"(?: width="(\d+)")?', marked, page)
+    return re.sub(r'<figure[^>]*><img [^>]*?src="data:image/png;base64,([A-Za-z0-9+/]{32})[^>]*>', marked, page)
 
 # %% ../nbs/19e_shell.ipynb #12861f5a
 def with_code(
