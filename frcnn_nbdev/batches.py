@@ -527,6 +527,8 @@ def make_loader(
     by_aspect: bool = False,   # batches of similar shape; the data set needs `shapes`
 ) -> DataLoader:
     "Batches in an order that the seed repeats, epoch by epoch."
+    if workers:
+        cv2.setNumThreads(1)
     generator = torch.Generator().manual_seed(seed)
     shared = {"generator": generator, "num_workers": workers, "collate_fn": collate, "persistent_workers": workers > 0}
     if by_aspect:
