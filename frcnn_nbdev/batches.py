@@ -552,6 +552,8 @@ def make_loader(
     join_last: bool = False,   # a last batch of one image joins the one before it; not with by_aspect
 ) -> DataLoader:
     "Batches in an order that the seed repeats, epoch by epoch."
+    if workers:
+        cv2.setNumThreads(1)
     generator = torch.Generator().manual_seed(seed)
     shared = {"generator": generator, "num_workers": workers, "collate_fn": collate, "persistent_workers": workers > 0}
     if by_aspect:

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 
+import cv2
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, notebook_launcher
@@ -265,6 +266,8 @@ def launch(
     """
     AcceleratorState._reset_state(reset_partial_state=True)      # the processes make their own
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
         with redirect_stdout(io.StringIO()):                      # it says "CUDAs" also on a CPU
             notebook_launcher(record(one_threaded), (function, args), num_processes=processes, use_port=str(free_port()))
@@ -273,5 +276,6 @@ def launch(
         message = first.message["message"] if isinstance(first.message, dict) else str(first.message)
         raise RuntimeError(message.split(": ", 1)[-1] if "Error: " in message else message) from None
     finally:
+        cv2.setNumThreads(threads)
         for number, handler in handlers.items():      # the launcher sets its own
             signal.signal(number, handler)

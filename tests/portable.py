@@ -62,7 +62,7 @@ def main(words: list[str]) -> int:
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             print(f"{'ok  ' if done.returncode == 0 else 'FAIL'} {time.monotonic() - start:5.0f} s  {file.name}", flush=True)
             if done.returncode:
-                print(done.stdout[-6000:], flush=True)
+                print(f"{done.stdout[-6000:]}\nexit code {done.returncode}" + " (killed)" * (done.returncode < 0), flush=True)
                 failed.append(f"{setting} {' '.join(command(file))}")
     print(f"== {len(files)} notebooks and test files on {len(MACHINES)} machines: {len(failed)} failed")
     for again in failed:
