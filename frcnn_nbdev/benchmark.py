@@ -54,7 +54,8 @@ from .features import resnet_c4_backbone
 from .iou import Matcher, box_iou
 from .nms import nms
 from .phantom import write_phantom
-from .roi_pool import MultiScaleRoIAlign, roi_align, roi_pool
+from .roi_align import MultiScaleRoIAlign, roi_align
+from .roi_pool import roi_pool
 from .training import make_optimizer
 
 # %% ../nbs/tools/benchmark.ipynb #eb6c1444

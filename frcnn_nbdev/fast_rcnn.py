@@ -34,7 +34,8 @@ from .features import build_backbone, classification_model, cut_vgg16, fill_weig
 from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from .iou import Matcher
 from .proposal_targets import assign_proposals
-from .roi_pool import MultiScaleRoIAlign, level_scales, roi_pool
+from .roi_align import MultiScaleRoIAlign, level_scales
+from .roi_pool import roi_pool
 from .rpn_loss import sample_balanced
 
 # %% ../nbs/more/fast_rcnn.ipynb #d13075aa

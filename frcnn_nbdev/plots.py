@@ -67,33 +67,6 @@ _PIPELINE = {  # part -> (text, column, row)
 # The parts that run always; the others are used to train and to judge.
 _FORWARD = ["image", "features", "anchors", "rpn", "nms", "roi_pool", "head", "detections"]
 
-# %% ../nbs/tools/plots.ipynb #5c3499cd
-_STAGES = {  # stage -> (what goes in and out, parts that are lit)
-    "boxes": ("box formats, area, clipping, deltas", ["truth", "anchors", "nms", "detections"]),
-    "plots": ("every picture is drawn here", []),
-    "labels": ("label files → boxes table", ["truth"]),
-    "phantom": ("seed → ultrasound image and box", ["image", "truth"]),
-    "data": ("boxes table → checked batches", ["image", "truth"]),
-    "features": ("images → feature maps", ["features"]),
-    "anchors": ("feature map size → anchors", ["anchors"]),
-    "iou": ("boxes × boxes → IoU → matches", ["rpn_loss", "targets", "nms", "metrics"]),
-    "rpn": ("feature maps → objectness, deltas", ["rpn"]),
-    "rpn_loss": ("anchors + true boxes → two losses", ["rpn_loss"]),
-    "nms": ("boxes, scores → proposals", ["nms"]),
-    "proposal_targets": ("proposals + true boxes → RoIs", ["targets"]),
-    "roi_pool": ("feature maps + RoIs → 7 × 7 features", ["roi_pool"]),
-    "head": ("RoI features → classes, boxes, losses", ["head", "head_loss", "detections"]),
-    "faster_rcnn": ("the assembled detector", _FORWARD),
-    "selective_search": ("image → proposals, nothing learned", ["image", "nms"]),
-    "fast_rcnn": ("given proposals → detections",
-                  ["features", "roi_pool", "head", "head_loss", "detections"]),
-    "training": ("losses → trained weights", ["truth", "rpn_loss", "targets", "head_loss"]),
-    "evaluation": ("detections + truth → numbers", ["detections", "truth", "metrics"]),
-    "finetune": ("torchvision's detectors, same data", _FORWARD),
-    "reports": ("parameters → a page of results", ["image", "truth", "detections", "metrics"]),
-    "benchmark": ("how long each part takes", [*_FORWARD, "rpn_loss", "targets", "head_loss"]),
-}
-
 # %% ../nbs/tools/plots.ipynb #fc024dad
 _ROWS = (1.22, 0.46)               # heights of the upper and the lower row
 _HALF = (0.41, 0.25)               # half width and half height of a part
@@ -127,17 +100,15 @@ def _pipeline_arrows() -> list[tuple]:  # x1, y1, x2, y2 of each arrow
 
 # %% ../nbs/tools/plots.ipynb #138cc02d
 def pipeline_figure(
-    stage: str | None = None,  # a stage like "nms" or "10_nms"; None: nothing is lit
-) -> Figure:                   # 7 × 2 inches
-    "The way of the data through Faster R-CNN, one stage lit (dark); dashed parts only train and judge."
-    key = None if stage is None else stage.split("_", 1)[1] if stage[:2].isdigit() else stage
-    if key is not None and key not in _STAGES:
-        raise ValueError(f"the stage {stage!r} is unknown; use one of {', '.join(_STAGES)}.")
-    caption, lit = ("Faster R-CNN: the way of the data", []) if key is None else _STAGES[key]
-    fig = plt.figure(figsize=(7, 2), dpi=100)
-    ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 7), ylim=(0, 2))
+    *lit: str,       # parts that are dark: image, features, rpn, nms, roi_pool, head, detections; truth, anchors, rpn_loss, targets, head_loss, metrics
+) -> Figure:         # 7 × 1.65 inches
+    "The way of the data through Faster R-CNN, some parts lit; dashed parts only train and judge."
+    unknown = set(lit) - set(_PIPELINE)
+    if unknown:
+        raise ValueError(f"the part {min(unknown)!r} is unknown; use {', '.join(_PIPELINE)}.")
+    fig = plt.figure(figsize=(7, 1.65), dpi=100)
+    ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 7), ylim=(0, 1.65))
     ax.set_axis_off()
-    ax.text(0.07, 1.97, caption if key is None else f"{stage}: {caption}", fontsize=13, va="top", weight="bold")
     for part in _PIPELINE:
         _draw_part(ax, part, part in lit)
     line = dict(color="0.35", linewidth=1.3)
