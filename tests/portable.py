@@ -36,7 +36,7 @@ def code(file: Path) -> str:
 
 def parts(words: list[str]) -> list[Path]:
     "Notebooks and test files that train, of these words."
-    files = sorted((ROOT / "nbs").glob("*.ipynb")) + sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "tests").glob("test_*.py"))
     return [file for file in files if TRAINS.search(code(file)) and any(word in file.name for word in words or [""])]
 
 

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 REPORTS = sorted((ROOT / "reports").glob("*.ipynb"))
 
 
@@ -77,8 +77,8 @@ def test_report_has_typed_and_commented_parameters(path):
 
 
 def test_readme_is_what_the_index_notebook_gives(tmp_path):
-    (tmp_path / "nbs").mkdir()
-    shutil.copy(ROOT / "nbs" / "index.ipynb", tmp_path / "nbs")
+    for name in ("nbs", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Makefile", tmp_path)
     subprocess.run(["make", "readme", "STAMP=", f"BIN={Path(sys.executable).parent}"], cwd=tmp_path, check=True,
                    capture_output=True)
@@ -117,7 +117,7 @@ def missing_files(text: str) -> list[str]:
 
 
 def test_files_named_in_prose_exist():
-    assert missing_files("`tests/test_conformance.py`, test_nothing.py, nbs/00_boxes.ipynb") == ["tests/test_conformance.py", "test_nothing.py"]
+    assert missing_files("`tests/test_conformance.py`, test_nothing.py, nbs/01_boxes.ipynb") == ["tests/test_conformance.py", "test_nothing.py"]
     assert {page: missing for page, text in prose().items() if (missing := missing_files(text))} == {}
 
 
@@ -127,36 +127,56 @@ def test_there_are_reports():
 
 @pytest.fixture(scope="module")
 def site():
+    sys.path.insert(0, str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location("site_build", ROOT / "docs" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_notebook_has_its_place_in_the_course(site, tmp_path):
-    listed = [name for names in site.read_toc().values() for name in names]
-    assert sorted(listed) == [p.stem for p in NOTEBOOKS if p.stem != "index"]
-    toc = tmp_path / "toc.yml"
-    for names, said in ((listed[:-1], f"{listed[-1]}.ipynb has no place"), ([*listed, "99_more"], "99_more.ipynb does not exist"),
-                        ([*listed, listed[0]], f"{listed[0]}.ipynb stands twice")):
-        toc.write_text("Part: [" + ", ".join(names) + "]", encoding="utf-8")
+def test_the_contents_are_the_folders_and_titles(site, tmp_path):
+    parts = site.read_contents()
+    listed = [page for pages in parts.values() for page in pages]
+    assert sorted(page.path for page in listed) == sorted(p.relative_to(ROOT / "nbs").with_suffix("").as_posix() for p in NOTEBOOKS if p.stem != "index")
+    assert len({page.title for page in listed}) == len(listed), "links name pages by their titles"
+    index = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    assert any(cell.source.endswith(sys.modules["contents"].contents_table(parts)) for cell in index.cells), "run `make readme` and commit"
+
+    def write(name, text="# A title\n> What it is."):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / name)
+    write("01_a.ipynb"), write("02_b.ipynb"), write("more/z.ipynb", "# About")
+    assert [(p.path, p.number, p.title, p.subtitle) for pages in site.read_contents(tmp_path).values() for p in pages] == [
+        ("01_a", 1, "A title", "What it is"), ("02_b", 2, "A title", "What it is"), ("more/z", None, "About", "")]
+    for name, said in (("04_d.ipynb", r"numbered \[1, 2, 4\]"), ("02_c.ipynb", r"numbered \[1, 2, 2\]"), ("c.ipynb", "c.ipynb has no number"),
+                       ("extra/c.ipynb", "extra/ is no part")):
+        write(name)
         with pytest.raises(ValueError, match=said):
-            site.read_toc(toc)
+            site.read_contents(tmp_path)
+        (tmp_path / name).unlink()
+    write("03_c.ipynb", "no title")
+    with pytest.raises(ValueError, match="03_c.ipynb has no title"):
+        site.read_contents(tmp_path)
 
 
 def test_page_of_a_notebook(site):
-    cells = [nbformat.v4.new_markdown_cell("# Title\n> Subtitle.\n\nSee notebook 08, `notebook 08` and [notebook 08](x.ipynb)."),
+    Page = sys.modules["contents"].Page
+    cells = [nbformat.v4.new_markdown_cell("# Title\n> Subtitle.\n\nSee [RPN](09_rpn.ipynb), `[RPN](09_rpn.ipynb)`, [that page](09_rpn.ipynb) and [Errors](more/errors.ipynb)."),
              *map(nbformat.v4.new_code_cell, ("#| default_exp nms", "#| hide\nsecret = 1", "#| export\ndef f(): ...",
                                               "#| code-fold: true\n#| code-summary: Solution 1\nf()", "#| echo: false\ndraw()"))]
-    page = site.as_page(nbformat.v4.new_notebook(cells=cells), "10_nms", {"08": "08_rpn"})
+    pages = {"09_rpn": Page("09_rpn", 9, "RPN", ""), "more/errors": Page("more/errors", None, "Errors", "")}
+    page = site.as_page(nbformat.v4.new_notebook(cells=cells), Page("08_nms", 8, "Title", "Subtitle"), pages)
     assert [cell.source for cell in page.cells[1:]] == ["def f(): ...", "f()", "draw()"]
     assert [cell.metadata["tags"] for cell in page.cells[1:]] == [["exported"], ["hide-input"], ["remove-input"]]
     assert page.cells[2].metadata["mystnb"]["code_prompt_show"] == "Solution 1"
     assert site.folded_name('x = 1\ndef f():\n    "Adds.\\n\\nMore."') == "f: Adds." and site.folded_name("class A: ...") == "A"
     assert site.folded_name("x = 1") is None and site.folded_name("import io\nfrom a import b") == "Imports"
-    assert page.cells[0].source.startswith("# Title\n\n*Subtitle.*\n\n<p class") and "api/nms.html" in page.cells[0].source
-    assert "See [notebook 08](08_rpn.ipynb), `notebook 08` and [notebook 08](x.ipynb)." in page.cells[0].source
-    assert site.link_words("![a](../docs/static/a.png) [b](../setup.py)", {}) == f"![a](_static/a.png) [b]({site.FILES_URL}setup.py)"
+    assert page.cells[0].source.startswith("# 8 Title\n\n*Subtitle.*\n\n<p class") and 'href="api/nms.html"' in page.cells[0].source
+    assert 'href="notebooks/08_nms.ipynb"' in page.cells[0].source
+    assert "See [9 RPN](09_rpn.ipynb), `[RPN](09_rpn.ipynb)`, [that page](09_rpn.ipynb) and [Errors](more/errors.ipynb)." in page.cells[0].source
+    below = pages["more/errors"]
+    assert site.link_words("![a](../../docs/static/a.png) [b](../../setup.py) [RPN](../09_rpn.ipynb)", below, pages) == (
+        f"![a](/_static/a.png) [b]({site.FILES_URL}setup.py) [9 RPN](../09_rpn.ipynb)")
 
 
 def test_reference_page_has_shapes(site):
