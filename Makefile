@@ -75,7 +75,7 @@ test-slow: $(STAMP)  ## the cells and tests that take minutes
 	$(BIN)/nbdev_test --flags slow --do_print
 	$(BIN)/python -m pytest -m slow || test $$? -eq 5    # 5: no test is marked
 
-test-portable: $(STAMP)  ## what trains, under the roundings of three machines (an hour); ONLY="16d test_sweeps" runs parts
+test-portable: $(STAMP)  ## what trains, under the roundings of three machines (an hour); ONLY="tuning test_sweeps" runs parts
 	$(BIN)/python tests/portable.py $(ONLY)
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks

@@ -182,3 +182,28 @@ def test_page_of_a_notebook(site):
 def test_reference_page_has_shapes(site):
     text = site.api_page("nms")
     assert "## nms" in text and "boxes:Tensor, # (R, 4) xyxy, pixels" in text and "[source]" not in text
+
+
+def imports(module: Path) -> set[str]:
+    "Modules of the library that a module imports, anywhere in it, by their dotted names below the package."
+    inside = module.relative_to(ROOT / "frcnn_nbdev").with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = list(inside[:len(inside) - node.level + 1]) if node.level else (node.module or "").split(".")[1:]
+            if node.level or (node.module or "").split(".")[0] == "frcnn_nbdev":
+                place = base + ((node.module or "").split(".") if node.level and node.module else [])
+                found |= {".".join(place)} if place else {alias.name for alias in node.names}
+    return found - {""}
+
+
+def test_no_page_needs_a_later_one(site):
+    numbers, made = {}, {}
+    for page in [page for pages in site.read_contents().values() for page in pages]:
+        cells = nbformat.read(ROOT / "nbs" / f"{page.path}.ipynb", as_version=4).cells
+        module = next((said["default_exp"] for cell in cells if cell.cell_type == "code" and "default_exp" in (said := site.directives(cell.source)[0])), None)
+        if module:
+            numbers[module], made[module] = page.number, page.path
+    later = [f"{made[module]} needs {made[other]}" for module, number in numbers.items() if number is not None
+             for other in imports(ROOT / "frcnn_nbdev" / f"{module.replace('.', '/')}.py") if numbers.get(other) is not None and numbers[other] > number]
+    assert not later
