@@ -35,11 +35,13 @@ from .data import DetectionData, load_boxes
 from .evaluation import evaluate
 from .labels import IMAGE_SUFFIXES, boxes_table, list_files, read_image, read_image_size, relative_name
 from .formats import write_boxes
-from .pages import Threshold
+from .runs.analysis import Threshold
 from .phantom import write_phantom
 from .plots import paint_boxes
-from .reports import Run, data_fingerprint, folder_splits, open_data, report_model
-from .shell import TRAINED, check_parameters, declared_parameters, finished_run
+from .runs.record import Run
+from .runs.recipe import data_fingerprint, folder_splits, open_data, report_model
+from .runs.folder import TRAINED, finished_run
+from .runs.parameters import check_parameters, declared_parameters
 from .training import check_device, predict
 
 # %% ../nbs/tools/detector.ipynb #0da1631f
