@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PARAMS ?=
 UV     := $(shell command -v uv 2>/dev/null)
-NBS    := $(sort $(wildcard nbs/*.ipynb))
+NBS    := $(sort $(wildcard nbs/*.ipynb nbs/*/*.ipynb))
 
 .DEFAULT_GOAL := help
 .PHONY: help env constraints report test test-slow test-portable test-notebooks test-python lint lab notebooks export readme site clean $(NBS:%=%.test)
@@ -60,7 +60,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff check frcnn_nbdev tests setup.py || $(call failed,make $@)
 
 # One process a notebook: what a notebook took is given back when it ends.
-test-notebooks: $(STAMP)  ## run the notebooks with nbdev_test; one of them: make nbs/08_rpn.ipynb.test
+test-notebooks: $(STAMP)  ## run the notebooks with nbdev_test; one of them: make nbs/09_rpn.ipynb.test
 	@echo "== nbdev_test: $(words $(NBS)) notebooks, $(JOBS) at a time"
 	@$(MAKE) --no-print-directory --keep-going -j$(JOBS) LATEST= $(NBS:%=%.test)
 
@@ -75,7 +75,7 @@ test-slow: $(STAMP)  ## the cells and tests that take minutes
 	$(BIN)/nbdev_test --flags slow --do_print
 	$(BIN)/python -m pytest -m slow || test $$? -eq 5    # 5: no test is marked
 
-test-portable: $(STAMP)  ## what trains, under the roundings of three machines (an hour); ONLY="16d test_sweeps" runs parts
+test-portable: $(STAMP)  ## what trains, under the roundings of three machines (an hour); ONLY="tuning test_sweeps" runs parts
 	$(BIN)/python tests/portable.py $(ONLY)
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
@@ -90,9 +90,10 @@ notebooks: $(STAMP)  ## run every notebook in place, so that its outputs are fre
 	@set -e; for nb in $(NBS); do echo "== $$nb"; OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace $$nb; done
 	$(MAKE) export readme
 
-readme: $(STAMP)  ## README.md from nbs/index.ipynb
+readme: $(STAMP)  ## the table of contents into nbs/index.ipynb, and README.md from it
+	$(BIN)/python docs/contents.py
 	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb
-	sed -i.bak -e 's|](\([0-9][0-9][a-z]*_[a-z_]*\.ipynb\))|](nbs/\1)|g' -e 's|](\.\./|](|g' README.md && rm README.md.bak
+	sed -i.bak -e 's|](\([a-z0-9_/]*\.ipynb\))|](nbs/\1)|g' -e 's|](\.\./|](|g' README.md && rm README.md.bak
 
 $(VENV)/.site: $(STAMP)
 	@echo "== environment: what the site is built with"

@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=["="])
 config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
@@ -24,7 +24,7 @@ setup(
     classifiers=version_classes,
     python_requires=f">={settings['min_python']}",
     # The report notebooks live in reports/; in a wheel they travel as data of a sub-package.
-    packages=[lib, f"{lib}.report_notebooks"],
+    packages=[*find_packages(include=[lib, f"{lib}.*"]), f"{lib}.report_notebooks"],
     package_dir={lib: settings["lib_path"], f"{lib}.report_notebooks": "reports"},
     package_data={f"{lib}.report_notebooks": ["*.ipynb"]},
     install_requires=settings["requirements"].split(),

@@ -7,14 +7,16 @@ import argparse
 import ast
 import importlib
 import inspect
+import posixpath
 import re
 import shutil
 from configparser import ConfigParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import nbformat
-import yaml
 from nbdev.showdoc import show_doc
+
+from contents import Page, read_contents
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -22,21 +24,6 @@ SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 PROJECT = SETTINGS["DEFAULT"]
 FILES_URL = f"{PROJECT['git_url']}/blob/{PROJECT['branch']}/"
-
-
-def read_toc(
-    path: Path = HERE / "toc.yml",
-    folder: Path = ROOT / "nbs",
-) -> dict[str, list[str]]:      # part → notebooks
-    "The order of the course. Raises ValueError for a notebook without a place, and for a place without a notebook."
-    toc = yaml.safe_load(path.read_text(encoding="utf-8"))
-    listed = [name for names in toc.values() for name in names]
-    there = {p.stem for p in folder.glob("*.ipynb")} - {"index"}
-    for problem, names in (("has no place in", there - set(listed)), ("does not exist, but stands in", set(listed) - there),
-                           ("stands twice in", {name for name in listed if listed.count(name) > 1})):
-        if names:
-            raise ValueError(f"nbs/{min(names)}.ipynb {problem} docs/{path.name}: edit the list of parts there")
-    return toc
 
 
 def directives(
@@ -52,16 +39,24 @@ def directives(
 
 def link_words(
     text: str,                  # markdown
-    pages: dict[str, str],      # "08" → "08_rpn"
+    page: Page,                 # where it stands
+    pages: dict[str, Page],     # path below nbs/ → page
 ) -> str:
-    "Makes links of \"notebook 08\" in running text; what lies outside of nbs/ is found in the site or in the repository."
+    "Links to a page by its title get the page's number; what lies outside of nbs/ is found in the site or in the repository."
+    here = PurePosixPath(page.path).parent
+
     def link(match):
-        page = pages.get(match[2])
-        return f"[{match[0]}]({page}.ipynb)" if page else match[0]
-    text = text.replace("](../docs/static/", "](_static/")
-    text = re.sub(r"\]\(\.\./", f"]({FILES_URL}", text)
-    parts = re.split(r"(```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\))", text, flags=re.S)    # not inside of code and links
-    return "".join(part if i % 2 else re.sub(r"\b([Nn]otebook) (\d\d[a-z]?)\b", link, part) for i, part in enumerate(parts))
+        target = PurePosixPath(posixpath.normpath(here / match[2]))
+        if target.parts[:1] == ("..",):      # outside of nbs/
+            place = posixpath.normpath(PurePosixPath("nbs") / target)
+            kept = f"/_static/{place.removeprefix('docs/static/')}" if place.startswith("docs/static/") else f"{FILES_URL}{place}"
+            return f"[{match[1]}]({kept})"
+        meant = pages.get(target.with_suffix("").as_posix())
+        if meant is not None and meant.number is not None and match[1] == meant.title:
+            return f"[{meant.number} {match[1]}]({match[2]})"
+        return match[0]
+    parts = re.split(r"(```.*?```|`[^`]*`)", text, flags=re.S)    # not inside of code
+    return "".join(part if i % 2 else re.sub(r"\[([^\[\]]*)\]\(([^()\s:#]+)\)", link, part) for i, part in enumerate(parts))
 
 
 def folded_name(
@@ -80,14 +75,14 @@ def folded_name(
 
 def as_page(
     nb: nbformat.NotebookNode,
-    name: str,                  # file name without .ipynb
-    pages: dict[str, str],      # as for `link_words`
+    page: Page,
+    pages: dict[str, Page],     # as for `link_words`
 ) -> nbformat.NotebookNode:
     "The notebook as the site shows it: hidden cells left out, the others tagged."
     cells, module = [], None
     for cell in nb.cells:
         if cell.cell_type != "code":
-            cell.source = link_words(cell.source, pages)
+            cell.source = link_words(cell.source, page, pages)
             cells.append(cell)
             continue
         said, code = directives(cell.source)
@@ -100,17 +95,20 @@ def as_page(
             tags.add("remove-input")
         if said.get("code-fold") == "true":
             tags.add("hide-input")
-        name = said.get("code-summary") or folded_name(code)
-        if "hide-input" in tags or name == "Imports":
+        words = said.get("code-summary") or folded_name(code)
+        if "hide-input" in tags or words == "Imports":
             tags.add("hide-input")
-            cell.metadata["mystnb"] = {"code_prompt_show": name or "Show the code", "code_prompt_hide": name or "Hide the code"}
+            cell.metadata["mystnb"] = {"code_prompt_show": words or "Show the code", "code_prompt_hide": words or "Hide the code"}
         cell.source, cell.metadata["tags"] = code, sorted(tags)
         cells.append(cell)
-    links = f'<p class="page-links"><a href="notebooks/{name}.ipynb" download>Open the notebook</a>'
-    links += f' · <a href="{FILES_URL}nbs/{name}.ipynb">its source</a>'
-    links += f' · <a href="api/{module}.html">functions of <code>frcnn_nbdev.{module}</code></a></p>' if module else "</p>"
-    if name != "index":
+    up = "../" * page.path.count("/")
+    links = f'<p class="page-links"><a href="{up}notebooks/{page.path}.ipynb" download>Open the notebook</a>'
+    links += f' · <a href="{FILES_URL}nbs/{page.path}.ipynb">its source</a>'
+    links += f' · <a href="{up}api/{module}.html">functions of <code>frcnn_nbdev.{module}</code></a></p>' if module else "</p>"
+    if page.path != "index":
         head, _, rest = cells[0].source.partition("\n")
+        if page.number is not None:
+            head = head.replace("# ", f"# {page.number} ", 1)
         subtitle = re.match(r"\s*> (.*)", rest)
         if subtitle:
             head, rest = f"{head}\n\n*{subtitle[1].rstrip('.')}.*", rest[subtitle.end():]
@@ -150,9 +148,9 @@ def write_source(
     reports: list[Path],                # run folders with a report.html, to be shown
 ) -> None:
     "Everything that Sphinx reads."
-    toc = read_toc()
-    names = [name for part in toc.values() for name in part]
-    pages = {name.split("_")[0]: name for name in names}
+    parts = read_contents()
+    index = Page("index", None, "", "")
+    pages = {page.path: page for part in parts.values() for page in part}
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(HERE / "pages", folder)
     shutil.copytree(HERE / "static", folder / "_static")
@@ -160,17 +158,19 @@ def write_source(
         shutil.copy(path, folder)
     (folder / "_extra" / "notebooks").mkdir(parents=True)
     modules = []
-    for name in ["index", *names]:
-        path = ROOT / "nbs" / f"{name}.ipynb"
-        shutil.copy(path, folder / "_extra" / "notebooks")
+    for page in [index, *pages.values()]:
+        path = ROOT / "nbs" / f"{page.path}.ipynb"
+        for place in (folder / "_extra" / "notebooks" / path.relative_to(ROOT / "nbs"), folder / path.relative_to(ROOT / "nbs")):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "_extra" / "notebooks" / path.relative_to(ROOT / "nbs"))
         nb = nbformat.read(path, as_version=4)
         modules += [directives(cell.source)[0].get("default_exp") for cell in nb.cells if cell.cell_type == "code"]
-        page = as_page(nb, name, pages)
-        if name == "index":
-            parts = [toctree(part, part_names) for part, part_names in toc.items()]
-            parts.append(toctree("Look up", ["example_reports", "symbols", "glossary", "bibliography", "api/index"]))
-            page.cells.append(nbformat.v4.new_markdown_cell("\n\n".join(parts)))
-        nbformat.write(page, folder / f"{name}.ipynb")
+        shown = as_page(nb, page, pages)
+        if page is index:
+            trees = [toctree(part, [one.path for one in listed]) for part, listed in parts.items()]
+            trees.append(toctree("Look up", ["example_reports", "symbols", "glossary", "bibliography", "api/index"]))
+            shown.cells.append(nbformat.v4.new_markdown_cell("\n\n".join(trees)))
+        nbformat.write(shown, folder / f"{page.path}.ipynb")
     modules = [module for module in dict.fromkeys(modules) if module]
     (folder / "api").mkdir()
     for module in modules:

@@ -4,7 +4,7 @@ One test image of each class, in the middle of its class by IoU: neither the bes
 import sys
 from pathlib import Path
 
-from frcnn_nbdev.compare import read_finished
+from frcnn_nbdev.runs.compare import read_finished
 from frcnn_nbdev.evaluation import top_detections
 from frcnn_nbdev.labels import read_image
 from frcnn_nbdev.plots import plot_detections

@@ -43,7 +43,7 @@ from frcnn_nbdev.features import (
     weights_file,
 )
 from .head import FastRCNNConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
-from .roi_pool import MultiScaleRoIAlign
+from .roi_align import MultiScaleRoIAlign
 from .rpn import RegionProposalNetwork, RPNHead
 from .rpn_loss import generator_of_each
 

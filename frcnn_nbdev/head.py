@@ -18,7 +18,7 @@ from .boxes import clip_boxes_to_image, decode_boxes
 from .iou import Matcher
 from .nms import batched_nms
 from .proposal_targets import sample_proposals
-from .roi_pool import MultiScaleRoIAlign, SparseMap, cell_rows, is_sparse_product, rois_to_map
+from .roi_align import MultiScaleRoIAlign, SparseMap, cell_rows, is_sparse_product, rois_to_map
 
 # %% ../nbs/13_head.ipynb #135bc87b
 class TwoMLPHead(nn.Module):

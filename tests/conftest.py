@@ -17,6 +17,6 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     "A finished run of the training report, small and with torchvision's detector beside it; shared by all tests."
-    from frcnn_nbdev import shell
+    from frcnn_nbdev import reports
     params = dict(phantom_train=24, epochs=2, image_size=96, batch_size=4, rois=16, validate_every=1, baseline=True)
-    return shell.run_report("train", params, tmp_path_factory.mktemp("runs") / "tiny", progress=False)
+    return reports.run_report("train", params, tmp_path_factory.mktemp("runs") / "tiny", progress=False)

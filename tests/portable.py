@@ -1,7 +1,7 @@
 """Runs every notebook and test file that trains under roundings of other machines, one after the other (`make test-portable`).
 
     python tests/portable.py                      everything
-    python tests/portable.py 16d_tuning test_sweeps   only parts whose names contain one of these words
+    python tests/portable.py tuning test_sweeps   only parts whose names contain one of these words
 
 A failing part does not stop the others; the end names each and the command that runs it again.
 """
@@ -36,7 +36,7 @@ def code(file: Path) -> str:
 
 def parts(words: list[str]) -> list[Path]:
     "Notebooks and test files that train, of these words."
-    files = sorted((ROOT / "nbs").glob("*.ipynb")) + sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "tests").glob("test_*.py"))
     return [file for file in files if TRAINS.search(code(file)) and any(word in file.name for word in words or [""])]
 
 

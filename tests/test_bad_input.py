@@ -22,7 +22,8 @@ from frcnn_nbdev.faster_rcnn import (
     fasterrcnn_vgg16,
 )
 from frcnn_nbdev.features import build_backbone, load_weights
-from frcnn_nbdev.roi_pool import RoIAlign, RoIPool
+from frcnn_nbdev.roi_align import RoIAlign
+from frcnn_nbdev.roi_pool import RoIPool
 
 IMAGE, EMPTY = torch.rand(3, 64, 96), dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
 

@@ -4,14 +4,15 @@ import json
 import pandas as pd
 import pytest
 
-from frcnn_nbdev import benchmark, shell
+from frcnn_nbdev import reports
+from frcnn_nbdev.runs import benchmark
 
 TINY = dict(quick=True, minutes=60.0, repetitions=1, nms_boxes="50")      # no case is left out, however slow the machine is
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return shell.run_report("benchmark", TINY, tmp_path_factory.mktemp("benchmark") / "tiny", progress=False)
+    return reports.run_report("benchmark", TINY, tmp_path_factory.mktemp("benchmark") / "tiny", progress=False)
 
 
 def test_the_run_folder_is_complete(tiny):
@@ -49,7 +50,7 @@ def test_metrics_hold_every_target_in_words(tiny):
 
 
 def test_what_does_not_fit_into_the_minutes_is_left_out_and_named(tmp_path, capfd):
-    run = shell.run_report("benchmark", {**TINY, "minutes": 1e-6}, tmp_path / "none", progress=True)
+    run = reports.run_report("benchmark", {**TINY, "minutes": 1e-6}, tmp_path / "none", progress=True)
     metrics, page, said = json.loads((run / "metrics.json").read_text()), (run / "report.html").read_text(), capfd.readouterr().err
     assert {target["verdict"] for target in metrics["targets"].values()} == {"not measured"} and metrics["loader_share"] is None
     title = benchmark.CONFIGURATIONS["resnet18"].title
@@ -67,6 +68,6 @@ def test_what_does_not_fit_into_the_minutes_is_left_out_and_named(tmp_path, capf
     ("device", "tpu", "the device 'tpu' is unknown"),
 ])
 def test_bad_parameters(name, value, sentence, tmp_path):
-    with pytest.raises((ValueError, shell.ReportError), match=sentence):     # before it starts, or in its first cell
-        shell.run_report("benchmark", {**TINY, name: value}, tmp_path / "run", progress=False)
+    with pytest.raises((ValueError, reports.ReportError), match=sentence):     # before it starts, or in its first cell
+        reports.run_report("benchmark", {**TINY, name: value}, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

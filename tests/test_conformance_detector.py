@@ -20,7 +20,7 @@ from frcnn_nbdev.anchors import AnchorGenerator
 from frcnn_nbdev.faster_rcnn import FasterRCNN, ImageList, fasterrcnn_vgg16
 from frcnn_nbdev.features import resnet_c4_backbone
 from frcnn_nbdev.head import FastRCNNPredictor, TwoMLPHead
-from frcnn_nbdev.roi_pool import MultiScaleRoIAlign
+from frcnn_nbdev.roi_align import MultiScaleRoIAlign
 from frcnn_nbdev.rpn import RPNHead, flatten_head_output
 
 OURS = (AnchorGenerator, MultiScaleRoIAlign, TwoMLPHead, FastRCNNPredictor, FasterRCNN)

@@ -8,7 +8,8 @@ from torchvision.ops import MultiScaleRoIAlign as TorchvisionMultiScale
 
 from frcnn_nbdev.iou import box_iou
 from frcnn_nbdev.nms import batched_nms, nms
-from frcnn_nbdev.roi_pool import MultiScaleRoIAlign, roi_align, roi_pool
+from frcnn_nbdev.roi_align import MultiScaleRoIAlign, roi_align
+from frcnn_nbdev.roi_pool import roi_pool
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[
     pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")])]

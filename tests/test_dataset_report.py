@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frcnn_nbdev import shell
+from frcnn_nbdev import reports
 from frcnn_nbdev.formats import read_boxes
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
@@ -27,11 +27,11 @@ def spoiled(tmp_path_factory) -> Path:
     rows[3], rows[4] = "2.png,5,900,5,60,AC", "3.png,5,5,5,60,AC"
     (folder / "boxes.csv").write_text("\n".join(rows))
     (folder / "7.png").write_bytes(b"")
-    return shell.run_report("dataset", {"data": str(folder), "image_size": 64, "group_pattern": r"^(\d)"}, folder / "run", progress=False)
+    return reports.run_report("dataset", {"data": str(folder), "image_size": 64, "group_pattern": r"^(\d)"}, folder / "run", progress=False)
 
 
 def test_the_report_on_the_sample(tmp_path):
-    run = shell.run_report("dataset", {"data": str(SAMPLE), "thumbnails": 2}, tmp_path / "run", progress=False)
+    run = reports.run_report("dataset", {"data": str(SAMPLE), "thumbnails": 2}, tmp_path / "run", progress=False)
     assert {path.name for path in run.iterdir() if path.is_file()} == RUN_FILES
     metrics = json.loads((run / "metrics.json").read_text())
     assert (metrics["images"], metrics["boxes"], metrics["findings"]) == (24, 24, {})

@@ -11,7 +11,8 @@ import torch
 import torchvision
 import yaml
 
-from frcnn_nbdev import compare, reports, shell
+from frcnn_nbdev import reports
+from frcnn_nbdev.runs import compare, folder, parameters, recipe, record
 from frcnn_nbdev.data import DetectionData
 from frcnn_nbdev.detector import Detector, ThreadedLoader
 from frcnn_nbdev.formats import read_boxes
@@ -131,16 +132,16 @@ def test_runs_that_are_not_whole(tiny_run, tmp_path):
 def test_frozen_normalisation_of_pretrained_weights_is_restored(tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
-    defaults = {p.name: p.default for p in shell.declared_parameters("train").values() if p.name != "out"}
+    defaults = {p.name: p.default for p in parameters.declared_parameters("train").values() if p.name != "out"}
     params = defaults | {"backbone": "resnet18", "weights": str(tmp_path / "resnet18.pth"), "image_size": 64}
     data = DetectionData(tmp_path, boxes_table([]), ("a", "b"), pd.DataFrame(), "none")
     sizes = np.array([[10.0, 20.0], [30.0, 30.0]])
-    model = reports.report_model(reports.Run("train", tmp_path, params), data, sizes).eval()
+    model = recipe.report_model(record.Run("train", tmp_path, params), data, sizes).eval()
     (tmp_path / "resnet18.pth").unlink()                   # loading asks for no pretrained weights
     save_weights(model, tmp_path / "model.safetensors")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    shell.write_json({"classes": ["a", "b"], "anchors": sizes.tolist()}, tmp_path / "model.json")
-    shell.write_json({}, tmp_path / "metrics.json")
+    folder.write_json({"classes": ["a", "b"], "anchors": sizes.tolist()}, tmp_path / "model.json")
+    folder.write_json({}, tmp_path / "metrics.json")
     loaded = Detector.load(tmp_path)
     assert loaded.threshold is None and loaded.fingerprint is None      # nothing chose one
     image = torch.rand(3, 64, 64)
@@ -153,16 +154,16 @@ def test_a_detector_of_torchvision_is_loaded_too(pretrained, tmp_path):
     torch.manual_seed(0)
     if pretrained:      # its normalisation is frozen: the file of the run has no counters of batches
         torch.save(torchvision.models.mobilenet_v3_large(weights=None).state_dict(), tmp_path / "mobilenet.pth")
-    defaults = {p.name: p.default for p in shell.declared_parameters("train").values() if p.name != "out"}
+    defaults = {p.name: p.default for p in parameters.declared_parameters("train").values() if p.name != "out"}
     params = defaults | {"model": "fasterrcnn_mobilenet_v3_large_320_fpn", "image_size": 96, "batch_size": 2,
                          "weights": str(tmp_path / "mobilenet.pth") if pretrained else ""}
     data = DetectionData(tmp_path, boxes_table([]), ("a", "b"), pd.DataFrame(), "none")
-    model = reports.report_model(reports.Run("train", tmp_path, params), data, np.array([[10.0, 20.0]])).eval()
+    model = recipe.report_model(record.Run("train", tmp_path, params), data, np.array([[10.0, 20.0]])).eval()
     (tmp_path / "mobilenet.pth").unlink(missing_ok=True)
     save_weights(model, tmp_path / "model.safetensors")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    shell.write_json({"classes": ["a", "b"], "anchors": [[10.0, 20.0]]}, tmp_path / "model.json")
-    shell.write_json({}, tmp_path / "metrics.json")
+    folder.write_json({"classes": ["a", "b"], "anchors": [[10.0, 20.0]]}, tmp_path / "model.json")
+    folder.write_json({}, tmp_path / "metrics.json")
     loaded = Detector.load(tmp_path)
     assert type(loaded.model) is torchvision.models.detection.FasterRCNN
     image = torch.rand(3, 96, 96)
@@ -178,7 +179,7 @@ def test_a_detector_of_torchvision_is_loaded_too(pretrained, tmp_path):
 
 
 def test_the_evaluation_report_on_the_runs_own_data(tiny_run, tmp_path):
-    run = shell.run_report("evaluate", {"checkpoint": str(tiny_run), "resamples": 1000}, tiny_run.parent / "evaluate", progress=False)
+    run = reports.run_report("evaluate", {"checkpoint": str(tiny_run), "resamples": 1000}, tiny_run.parent / "evaluate", progress=False)
     ours, theirs = numbers(run), numbers(tiny_run)
     assert ours["test"] == theirs["test"] and ours["analysis"] == theirs["analysis"]
     figures = {path.stem for path in (run / "figures").iterdir()}
@@ -209,7 +210,7 @@ def test_the_prediction_report_on_a_video(tiny_run, phantom, tmp_path):
     for file in sorted(phantom.glob("*/test/image/*.png"))[:5]:
         writer.write(cv2.resize(cv2.imread(str(file)), (320, 160)))
     writer.release()
-    run = shell.run_report("predict", {"checkpoint": str(tiny_run), "data": str(tmp_path / "clip.avi"), "every": 2, "min_score": 0.06},
+    run = reports.run_report("predict", {"checkpoint": str(tiny_run), "data": str(tmp_path / "clip.avi"), "every": 2, "min_score": 0.06},
                              tmp_path / "run", progress=False)
     assert numbers(run)["images"] == 3 and (run / "video.mp4").stat().st_size > 0
     record = json.loads((run / "coco" / "annotations" / "instances.json").read_text())
@@ -226,8 +227,8 @@ def test_an_image_without_a_certain_detection_shows_its_best_box_as_uncertain(ti
     shutil.copytree(tiny_run, other)
     metrics = numbers(other)
     metrics["analysis"] |= {"threshold": 0.999, "threshold_choice": dict(images=36, objects=36, f1=0.9, best_score=0.9995, best_f1=0.92)}
-    shell.write_json(metrics, other / "metrics.json")
-    run = shell.run_report("predict", {"checkpoint": str(other), "data": str(phantom / "HC" / "test" / "image")}, tmp_path / "run")
+    folder.write_json(metrics, other / "metrics.json")
+    run = reports.run_report("predict", {"checkpoint": str(other), "data": str(phantom / "HC" / "test" / "image")}, tmp_path / "run")
     table = pd.read_csv(run / "predictions.csv")
     assert table["uncertain"].all() and not table["name"].duplicated().any() and table["x1"].notna().all()
     assert (numbers(run)["uncertain"], numbers(run)["min_score"]) == (len(table), 0.999)
@@ -242,9 +243,9 @@ def test_a_run_whose_validation_chose_nothing_has_no_threshold(tiny_run, phantom
     shutil.copytree(tiny_run, other)
     metrics = numbers(other)
     metrics["analysis"] |= {"threshold": None, "threshold_choice": dict(images=6, objects=6, f1=None, best_score=None, best_f1=None)}
-    shell.write_json(metrics, other / "metrics.json")
+    folder.write_json(metrics, other / "metrics.json")
     assert Detector.load(other).threshold is None
-    run = shell.run_report("predict", {"checkpoint": str(other), "data": str(phantom / "HC" / "test" / "image")}, tmp_path / "run", progress=False)
+    run = reports.run_report("predict", {"checkpoint": str(other), "data": str(phantom / "HC" / "test" / "image")}, tmp_path / "run", progress=False)
     assert numbers(run)["min_score"] is None and pd.read_csv(run / "predictions.csv")["uncertain"].all()
     assert "none of the detections on the 6 validation images is right" in (run / "report.html").read_text()
 
@@ -259,15 +260,15 @@ def test_another_folder_is_judged_whole_and_with_the_factors_of_the_run(tiny_run
         shutil.copy(phantom / name, other / name.replace("/", "-"))
     columns = ["name", "x1", "x2", "y1", "y2", "classname", "pixel_size", "size_mm"]
     table.assign(name=table["name"].str.replace("/", "-"))[columns].to_csv(other / "boxes.csv", index=False)
-    run = shell.run_report("evaluate", {"checkpoint": str(tiny_run), "data": str(other), "resamples": 20}, tmp_path / "run", progress=False)
+    run = reports.run_report("evaluate", {"checkpoint": str(tiny_run), "data": str(other), "resamples": 20}, tmp_path / "run", progress=False)
     found = numbers(run)
     assert found["all"]["images"] == len(table) and found["analysis"]["size_factors"] == factors
     assert found["analysis"]["threshold"] == numbers(tiny_run)["analysis"]["threshold"]
     assert set(pd.read_csv(run / "truth.csv", keep_default_na=False).get("split", [""])) == {""}
     page = (run / "report.html").read_text()
     assert f"all {len(table)} images of the folder, which names no splits; none were drawn" in page and f"HC × {factors['HC']:.3f}" in page
-    with pytest.raises(shell.ReportError, match="names no splits; leave `split` out"):
-        shell.run_report("evaluate", {"checkpoint": str(tiny_run), "data": str(other), "split": "test"}, tmp_path / "split", progress=False)
+    with pytest.raises(reports.ReportError, match="names no splits; leave `split` out"):
+        reports.run_report("evaluate", {"checkpoint": str(tiny_run), "data": str(other), "split": "test"}, tmp_path / "split", progress=False)
 
 
 def test_the_comparison_report(tiny_run, tmp_path):
@@ -275,7 +276,7 @@ def test_the_comparison_report(tiny_run, tmp_path):
     shutil.copytree(tiny_run, better)
     truth = read_boxes(better / "truth.csv", format="csv", resolve=False)
     truth[["name", "x1", "x2", "y1", "y2", "classname"]].assign(score=0.9).to_csv(better / "predictions.csv", index=False)
-    run = shell.run_report("compare", {"runs": f"{tiny_run},{better}", "resamples": 100}, tmp_path / "run", progress=False)
+    run = reports.run_report("compare", {"runs": f"{tiny_run},{better}", "resamples": 100}, tmp_path / "run", progress=False)
     found = numbers(run)
     assert list(found["runs"]) == ["better", "tiny"]          # JSON's keys are sorted
     assert found["runs"]["better"]["AP"]["value"] == 1 and found["runs"]["tiny"]["AP"]["value"] == round(numbers(tiny_run)["test"]["AP"], 6)
@@ -290,7 +291,7 @@ def test_heads_of_hc18_have_their_true_circumference(real):
     if not (real / "hc18").is_dir():
         pytest.skip(f"no HC18 in {real}; set FRCNN_REAL to its parent")
     from frcnn_nbdev.data import load_boxes
-    from frcnn_nbdev.pages import analyse, training_factors
+    from frcnn_nbdev.runs.analysis import analyse, training_factors
     table = load_boxes(real / "hc18").table
     train, test = table[table["split"] == "train"], table[table["split"] == "test"]
     perfect = test[["name", "x1", "x2", "y1", "y2", "classname"]].assign(score=1.0)

@@ -14,7 +14,8 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import ssd, ssdlite
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
-from frcnn_nbdev import reports, shell
+from frcnn_nbdev import reports
+from frcnn_nbdev.runs import parameters, recipe, record
 from frcnn_nbdev.batches import BoxesDataset, make_loader, predictions_table
 from frcnn_nbdev.data import load_boxes
 from frcnn_nbdev.evaluation import evaluate
@@ -235,7 +236,7 @@ TINY = dict(phantom_train=8, epochs=1, image_size=64, batch_size=4, rois=8, prop
     pytest.param("maskrcnn_resnet50_fpn", "phantom", marks=pytest.mark.slow)])
 def test_report_by_the_parameter_model(name, source, tmp_path):
     data, classes = (str(SAMPLE.parent / "homework"), 2) if source == "homework" else (source, 5)
-    run = shell.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
+    run = reports.run_report("train", dict(TINY, model=name, data=data), tmp_path / "run", progress=False)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "accuracy", "mean_iou", "images"} <= set(metrics["test"])
     state = torchvision_detector(name, classes, weights=run / "model.safetensors", new_predictor=False).state_dict()
@@ -250,10 +251,10 @@ def test_report_by_the_parameter_model(name, source, tmp_path):
 def test_parameter_frozen_is_for_torchvisions_models_too(name, stages, first_trained, data, tmp_path, monkeypatch):
     with torch.device("meta"):
         model = get_model(name, weights=None, weights_backbone=None, num_classes=2)
-    params = {p.name: p.default for p in shell.declared_parameters("train").values()} | {"model": name, "frozen": stages}
+    params = {p.name: p.default for p in parameters.declared_parameters("train").values()} | {"model": name, "frozen": stages}
     (tmp_path / "environment.json").write_text("{}")
-    monkeypatch.setattr(reports, "fit", lambda *args, **options: None)      # what is frozen is asked here, not what is learned
-    reports.train_model(reports.Run("train", tmp_path, params), model, {s: BoxesDataset(data, s, image_size=32) for s in ("train", "val")})
+    monkeypatch.setattr(recipe, "fit", lambda *args, **options: None)      # what is frozen is asked here, not what is learned
+    recipe.train_model(record.Run("train", tmp_path, params), model, {s: BoxesDataset(data, s, image_size=32) for s in ("train", "val")})
     trained = [key for key, p in model.backbone.named_parameters() if p.requires_grad]
     assert next(key for key in trained if key.startswith(("features", "body"))).startswith(first_trained)
 
@@ -262,7 +263,7 @@ def test_real_weights_of_another_network_are_refused(real):
     file = real / "weights" / "squeezenet1_0_imagenet.safetensors"
     p = dict(model=MOBILENET, backbone="small", weights=str(file), baseline=False, rois=8, proposals=20)
     with pytest.raises(ValueError, match="squeezenet1_0_imagenet.safetensors has no 'features.0.0.weight'"):
-        reports.report_torchvision_model(p, 5)
+        recipe.report_torchvision_model(p, 5)
 
 
 @pytest.mark.parametrize("params, sentence", [
@@ -271,7 +272,7 @@ def test_real_weights_of_another_network_are_refused(real):
 ])
 def test_unknown_model_stops_before_anything_starts(params, sentence, tmp_path):
     with pytest.raises(ValueError, match="is unknown") as stopped:
-        shell.run_report("train", params, tmp_path / "run", progress=False)
+        reports.run_report("train", params, tmp_path / "run", progress=False)
     assert sentence in str(stopped.value) and not list(tmp_path.iterdir())
 
 
@@ -283,5 +284,5 @@ def test_unknown_model_stops_before_anything_starts(params, sentence, tmp_path):
 def test_parameters_that_do_not_go_together(params, sentence):
     p = {"backbone": "small", "weights": "", "baseline": False, "rois": 8, "proposals": 20, **params}
     with pytest.raises(ValueError) as stopped:
-        reports.report_torchvision_model(p, 5)
+        recipe.report_torchvision_model(p, 5)
     assert sentence in str(stopped.value)

@@ -18,7 +18,9 @@ import papermill
 import pytest
 import yaml
 
-from frcnn_nbdev import progress, shell
+from frcnn_nbdev import progress, reports, shell
+from frcnn_nbdev.runs import folder as run_folder
+from frcnn_nbdev.runs import parameters
 from frcnn_nbdev.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +57,7 @@ def test_a_run_folder_is_complete(tiny):
 
 
 def test_params_yaml_runs_as_is_and_gives_the_same_metrics(tiny, folder):
-    again = shell.run_report("train", yaml.safe_load((tiny / "params.yaml").read_text()), folder / "again", progress=False)
+    again = reports.run_report("train", yaml.safe_load((tiny / "params.yaml").read_text()), folder / "again", progress=False)
     assert (again / "metrics.json").read_bytes() == (tiny / "metrics.json").read_bytes()
 
 
@@ -70,7 +72,7 @@ def test_one_class_is_not_called_accurate(tmp_path):
         cv2.imwrite(str(tmp_path / "data" / f"{number}.png"), image)
         rows.append(f"{number}.png,{x},{x + 20},{y},{y + 20},square")
     (tmp_path / "data" / "boxes.csv").write_text("\n".join(rows))
-    run = shell.run_report("train", dict(TINY, epochs=1, image_size=64, data=str(tmp_path / "data")), tmp_path / "run", progress=False)
+    run = reports.run_report("train", dict(TINY, epochs=1, image_size=64, data=str(tmp_path / "data")), tmp_path / "run", progress=False)
     page = (run / "report.html").read_text()
     assert "accuracy" not in page.split("The code of this report")[0].lower().replace("val_accuracy", "") and ">located<" in page
     assert ">false detections<" in page and not (run / "figures" / "confusion.png").exists()
@@ -139,7 +141,7 @@ NO_LABELS = "no labels found (looked for"
 def test_refused_at_once(words, sentence, tmp_path, refused, monkeypatch):
     for name in ("empty", "trained", "two/labels"):
         (tmp_path / name).mkdir(parents=True)
-    for name in shell.TRAINED:
+    for name in folder.TRAINED:
         (tmp_path / "trained" / name).write_text("data: gone" if name == "params.yaml" else "{}")
     (tmp_path / "two" / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     (tmp_path / "two" / "labels" / "a.txt").write_text("")
@@ -183,7 +185,7 @@ def test_the_kernel_is_told_what_the_console_is(console, told, tmp_path, monkeyp
     monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **options: seen.append(os.environ[progress.CONSOLE]))
     monkeypatch.setattr(sys, "stderr", console)
     monkeypatch.delenv(progress.CONSOLE, raising=False)
-    shell.execute_report("train", {}, tmp_path, progress=True)
+    reports.execute_report("train", {}, tmp_path, progress=True)
     assert seen == [told] and progress.CONSOLE not in os.environ
 
 
@@ -206,20 +208,20 @@ def test_mistyped_options_are_refused(refused):
 def test_a_report_that_failed_early_gives_its_name_back(tmp_path):
     runs = ",".join(str(tiny_like(tmp_path, name)) for name in ("a", "b"))
     with pytest.raises(ValueError, match="there is one run, a: name at least two to compare"):
-        shell.run_report("compare", {"runs": str(tmp_path / "a")}, tmp_path / "one", progress=False)
+        reports.run_report("compare", {"runs": str(tmp_path / "a")}, tmp_path / "one", progress=False)
     (tmp_path / "b" / "metrics.json").write_text("{")
-    with pytest.raises(shell.ReportError, match=r"the run .* is damaged .*\. What there is of the run is in"):
-        shell.run_report("compare", {"runs": runs}, tmp_path / "one", progress=False)
-    assert shell.failed_early(shell.unfinished(tmp_path / "one"))
-    assert shell.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one"
-    (shell.unfinished(tmp_path / "one") / "model.safetensors").write_bytes(b"hours of work")
-    assert shell.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one-2"
+    with pytest.raises(reports.ReportError, match=r"the run .* is damaged .*\. What there is of the run is in"):
+        reports.run_report("compare", {"runs": runs}, tmp_path / "one", progress=False)
+    assert run_folder.failed_early(run_folder.unfinished(tmp_path / "one"))
+    assert run_folder.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one"
+    (run_folder.unfinished(tmp_path / "one") / "model.safetensors").write_bytes(b"hours of work")
+    assert run_folder.free_folder(tmp_path / "one", {"runs": "others"}) == tmp_path / "one-2"
 
 
 def test_reports_and_their_parameters_are_listed(capsys):
     shell.frcnn_report(["--list"])
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == shell.report_names() and all(line.endswith(".") for line in listed)
+    assert [line.split()[0] for line in listed] == parameters.report_names() and all(line.endswith(".") for line in listed)
     for words in (["--help", "train"], ["train", "--help"], ["train", "--parameters"]):
         shell.frcnn_report(words)
         said = capsys.readouterr().out
@@ -241,9 +243,8 @@ def test_the_shell_answers_without_the_heavy_libraries(tmp_path):
     assert not heavy & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["shell", "reports"])
-def test_the_module_is_a_command(module, tmp_path):
-    done = subprocess.run([sys.executable, "-m", f"frcnn_nbdev.{module}", "train", "-p", "epoch", "3"], cwd=tmp_path, capture_output=True, text=True)
+def test_the_module_is_a_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "frcnn_nbdev.shell", "train", "-p", "epoch", "3"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "has no parameter 'epoch': did you mean 'epochs'?" in done.stderr
 
 
@@ -293,9 +294,9 @@ def with_cells(folder: Path, changes: dict[str, str]) -> Path:
 
 def test_a_late_failure_leaves_weights_numbers_and_a_page_and_is_gone_on_with(tmp_path, monkeypatch):
     spoiled = tmp_path / "reports"
-    monkeypatch.setattr(shell, "report_folder", lambda: with_cells(spoiled, {"pages.show_confusion": "raise RuntimeError('no figure today')"}))
-    with pytest.raises(shell.ReportError) as stopped:
-        shell.run_report("train", TINY, tmp_path / "run", progress=False)
+    monkeypatch.setattr(parameters, "report_folder", lambda: with_cells(spoiled, {"analysis.show_confusion": "raise RuntimeError('no figure today')"}))
+    with pytest.raises(reports.ReportError) as stopped:
+        reports.run_report("train", TINY, tmp_path / "run", progress=False)
     work = tmp_path / "run.unfinished"
     for words in ("no figure today", str(work), "the trained weights (model.safetensors)", "the numbers so far (metrics.partial.json)",
                   "the page so far (report.html)", "the same command goes on without training again"):
@@ -309,8 +310,8 @@ def test_a_late_failure_leaves_weights_numbers_and_a_page_and_is_gone_on_with(tm
     assert missing[0] == "Test" and missing[-1] == "Times" and not {"Data", "Training"} & set(missing)
     assert len(numbers["analysis"]["intervals"]) and (work / "predictions.csv").exists()
 
-    monkeypatch.setattr(shell, "report_folder", lambda: with_cells(spoiled, {"training.history.to_csv": "assert training.resumed == training.steps > 0"}))
-    run = shell.run_report("train", TINY, tmp_path / "run", progress=False)
+    monkeypatch.setattr(parameters, "report_folder", lambda: with_cells(spoiled, {"training.history.to_csv": "assert training.resumed == training.steps > 0"}))
+    run = reports.run_report("train", TINY, tmp_path / "run", progress=False)
     assert sorted(p.name for p in run.iterdir() if p.is_file()) == RUN_FILES and not work.exists()
     assert json.loads((run / "metrics.json").read_text()) == numbers
     assert "This report is not complete." not in (run / "report.html").read_text()
@@ -343,11 +344,11 @@ def test_a_last_batch_of_one_small_image(batch_size, tmp_path):
         f"{number:02d}.png,{number},40,5,40,HC,{'train' if number < 9 else 'val' if number < 10 else 'test'}\n" for number in range(12)))
     params = dict(data=str(files), image_size=16, epochs=1, batch_size=batch_size, tracker="")
     if batch_size == 1:
-        with pytest.raises(shell.ReportError, match="batches of one image with an image_size of 16") as stopped:
-            shell.run_report("train", params, tmp_path / "run", progress=False)
+        with pytest.raises(reports.ReportError, match="batches of one image with an image_size of 16") as stopped:
+            reports.run_report("train", params, tmp_path / "run", progress=False)
         assert "learning rate" not in str(stopped.value)
         return
-    run = shell.run_report("train", params, tmp_path / "run", progress=False)
+    run = reports.run_report("train", params, tmp_path / "run", progress=False)
     assert pd.read_csv(run / "history.csv")["step"].tolist() == [2]      # 4 and 5 images
     assert "9 training images in batches of 4 leave one over: it joins the batch before it" in (run / "report.html").read_text()
 
@@ -355,9 +356,9 @@ def test_a_last_batch_of_one_small_image(batch_size, tmp_path):
 def test_parameters_from_yaml_are_checked(tmp_path):
     (tmp_path / "p.yaml").write_text("lr: 1e-3\nbaseline: 'no'\n")      # both are texts in YAML 1.1
     args = type("Args", (), dict(report="train", file=str(tmp_path / "p.yaml"), data=None, pairs=[["epochs", "3"]]))
-    assert shell.shell_parameters(args) == {"lr": 1e-3, "baseline": False, "epochs": 3}
+    assert parameters.shell_parameters(args) == {"lr": 1e-3, "baseline": False, "epochs": 3}
     with pytest.raises(ValueError, match="'epochs' is True"):
-        shell.check_parameters("train", {"epochs": True})
+        parameters.check_parameters("train", {"epochs": True})
 
 
 def broken(kind: str, folder: Path) -> str:
@@ -403,7 +404,7 @@ def test_bad_boxes_stop_the_report(row, sentence, tmp_path, refused):
 
 def test_a_finished_run_is_never_overwritten(tiny):
     with pytest.raises(ValueError, match="exists already"):
-        shell.run_report("train", TINY, tiny)
+        reports.run_report("train", TINY, tiny)
 
 
 LONG = dict(phantom_train=24, epochs=30, image_size=96, batch_size=4, rois=16, validate_every=10, checkpoint_seconds=0.2)
@@ -428,7 +429,7 @@ def interrupted(command: list, folder: Path, signal_number: int) -> str:
 def test_the_same_command_goes_on_after_kill_9_and_ctrl_c(tmp_path):
     words = [word for name, value in LONG.items() for word in ("-p", name, str(value))]
     command = [str(Path(sys.executable).parent / "frcnn_report"), "train", *words]
-    whole = shell.run_report("train", LONG, tmp_path / "whole", progress=False)
+    whole = reports.run_report("train", LONG, tmp_path / "whole", progress=False)
     interrupted(command, tmp_path, signal.SIGKILL)
     said = interrupted(command, tmp_path, signal.SIGINT)
     assert "going on with runs/train.unfinished" in said and "the same command goes on with it" in said
@@ -446,17 +447,17 @@ def test_processes_of_torchrun_and_of_the_report_give_the_same(tmp_path):
     words = [word for name, value in params.items() for word in ("-p", name, str(value))]
     subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2", "-m", "frcnn_nbdev.shell", "train", *words,
                     "--name", "shell"], cwd=tmp_path, check=True, capture_output=True)
-    own = shell.run_report("train", dict(params, processes=2), tmp_path / "own", progress=False)
+    own = reports.run_report("train", dict(params, processes=2), tmp_path / "own", progress=False)
     assert yaml.safe_load((tmp_path / "runs" / "shell" / "params.yaml").read_text())["processes"] == 2
     assert (tmp_path / "runs" / "shell" / "metrics.json").read_bytes() == (own / "metrics.json").read_bytes()
 
 
 def test_other_parameters_do_not_go_on_in_a_named_folder(tmp_path):
-    work = shell.unfinished(tmp_path / "run")
+    work = run_folder.unfinished(tmp_path / "run")
     (work / "checkpoints").mkdir(parents=True)
-    (work / "params.yaml").write_text(yaml.safe_dump(shell.all_parameters("train", {"epochs": 3})))
+    (work / "params.yaml").write_text(yaml.safe_dump(run_folder.all_parameters("train", {"epochs": 3})))
     with pytest.raises(ValueError, match="with epochs 3 and not 4; with the same parameters it goes on"):
-        shell.run_report("train", {"epochs": 4}, tmp_path / "run", progress=False)
+        reports.run_report("train", {"epochs": 4}, tmp_path / "run", progress=False)
     assert (work / "checkpoints").exists()
 
 

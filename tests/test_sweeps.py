@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frcnn_nbdev import shell, sweeps
+from frcnn_nbdev import reports, shell
+from frcnn_nbdev.runs import folder, sweeps
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SMALL = ["-p", "thumbnails", "1", "-p", "image_size", "64"]
@@ -62,7 +63,7 @@ def test_a_folder_of_another_run_is_not_taken_for_finished(jobs, tmp_path):
     assert done.state == "failed" and "holds a run with another" in done.error and done.tries == 0
 
 
-@pytest.mark.parametrize("code, state, tries", [(shell.ReportStopped.code, "stopped", 1), (-signal.SIGINT, "stopped", 1), (1, "failed", 3), (-9, "failed", 3)])
+@pytest.mark.parametrize("code, state, tries", [(reports.ReportStopped.code, "stopped", 1), (-signal.SIGINT, "stopped", 1), (1, "failed", 3), (-9, "failed", 3)])
 def test_what_was_stopped_is_not_tried_again(code, state, tries, jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps.subprocess, "run", lambda *words, **options: subprocess.CompletedProcess(words, code))
     done = sweeps.run_job(jobs[0], str(tmp_path), 1, retries=2)
@@ -83,7 +84,7 @@ def test_after_an_interruption_the_waiting_jobs_are_not_begun(jobs, tmp_path):
 
 def test_an_orphan_of_a_killed_sweep_is_waited_for(jobs, tmp_path):
     place = tmp_path / jobs[0].name
-    work = shell.unfinished(place)
+    work = folder.unfinished(place)
     work.mkdir()
     sweeps.wait_for_orphan(place)                   # nobody holds a lock
     # A living process: it locks the folder, writes numbers and page, and gives the folder its name.
@@ -130,10 +131,10 @@ def test_without_dask_the_extra_is_named(jobs, tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_not_the_same_again(tmp_path):
-    run = shell.run_report("dataset", {"data": str(SAMPLE), "thumbnails": 1, "image_size": 64}, tmp_path / "run", progress=False)
+    run = reports.run_report("dataset", {"data": str(SAMPLE), "thumbnails": 1, "image_size": 64}, tmp_path / "run", progress=False)
     numbers = json.loads((run / "metrics.json").read_text())
-    shell.write_json(numbers | {"boxes": 99}, run / "metrics.json")
+    folder.write_json(numbers | {"boxes": 99}, run / "metrics.json")
     facts = json.loads((run / "environment.json").read_text())
-    shell.write_json(facts | {"python": "2.7"}, run / "environment.json")
+    folder.write_json(facts | {"python": "2.7"}, run / "environment.json")
     metrics, surroundings = sweeps.verify_run(run)
     assert metrics == [("boxes", 99, numbers["boxes"])] and surroundings == [("python", "2.7", facts["python"])]
