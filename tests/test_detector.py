@@ -125,7 +125,7 @@ def test_runs_that_are_not_whole(tiny_run, tmp_path):
     (copy / "model.safetensors").write_bytes(b"pickle")
     with pytest.raises(ValueError, match="does not hold this run's weights"):
         Detector.load(copy)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
         Detector.load(tmp_path / "nowhere")
 
 

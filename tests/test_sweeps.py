@@ -44,7 +44,7 @@ def test_a_sweep_from_the_shell(tmp_path, monkeypatch, capfd):
     (["sweep", "trian", "-g", "lr=1"], "there is no report 'trian'"), (["sweep", "train", "-g", "epochs=1,x"], "'epochs' is 'x'"),
     (["sweep", "train", "-g", "lr=1", "-p", "lr", "2"], "set for all runs and in the grid"),
     (["sweep", "train", "-g", "lr=1", "--jobs", "0"], "jobs is 0"),
-    (["verify", "no/such/run"], "has no metrics.json"),
+    (["verify", "no/such/run"], "there is no such folder"),
 ])
 def test_mistakes_are_named_before_anything_starts(words, sentence, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
