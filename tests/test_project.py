@@ -102,6 +102,13 @@ def test_every_requirement_has_tested_versions_that_it_allows():
             assert versions and all(version in wanted.specifier for version in versions), f"{wanted}: run `make constraints`"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_of_a_notebook_lead_somewhere(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    dead = [target for target in re.findall(r"\]\(([^()\s:#]+)(?:#[^()]*)?\)", text) if not (path.parent / target).exists()]
+    assert not dead
+
+
 def prose() -> dict[str, str]:
     "Text of every page: the README and its kind whole, of notebooks what is not code."
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", *(ROOT / "docs" / "pages").glob("*.md")]
