@@ -469,8 +469,9 @@ def test_wheel_imports_without_the_repository(tmp_path):
     wheel = next(tmp_path.glob("*.whl"))
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")      # an environment made by uv has no pip
     code = ("import sys; sys.path.insert(0, 'site'); import frcnn_nbdev, pathlib, pkgutil, importlib\n"
-            "names = [m.name for m in pkgutil.iter_modules(frcnn_nbdev.__path__) if not m.name.startswith('_')]\n"
-            "[importlib.import_module('frcnn_nbdev.' + n) for n in names if n != 'report_notebooks']\n"
+            "names = [m.name for m in pkgutil.walk_packages(frcnn_nbdev.__path__, 'frcnn_nbdev.')]\n"
+            "assert 'frcnn_nbdev.runs.recipe' in names\n"
+            "[importlib.import_module(n) for n in names]\n"
             "from frcnn_nbdev.shell import report_names\n"
             "print(pathlib.Path(frcnn_nbdev.__file__).parents[1].name, len(names), report_names())")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
