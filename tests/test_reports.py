@@ -463,7 +463,8 @@ def test_other_parameters_do_not_go_on_in_a_named_folder(tmp_path):
 
 def test_wheel_imports_without_the_repository(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "build", "*.egg-info"))
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "reports", "build", "*.egg-info"))
+    shutil.copytree(ROOT / "reports", source / "reports", ignore=shutil.ignore_patterns("runs"))
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source],
                    check=True, capture_output=True)
     wheel = next(tmp_path.glob("*.whl"))
