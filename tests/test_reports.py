@@ -141,7 +141,7 @@ NO_LABELS = "no labels found (looked for"
 def test_refused_at_once(words, sentence, tmp_path, refused, monkeypatch):
     for name in ("empty", "trained", "two/labels"):
         (tmp_path / name).mkdir(parents=True)
-    for name in folder.TRAINED:
+    for name in run_folder.TRAINED:
         (tmp_path / "trained" / name).write_text("data: gone" if name == "params.yaml" else "{}")
     (tmp_path / "two" / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     (tmp_path / "two" / "labels" / "a.txt").write_text("")
